@@ -1,0 +1,31 @@
+"""Losses on how features relate, and segmentation models with several encoders and one decoder."""
+
+from relcons import functional
+from relcons.integrations import split_unet
+from relcons.losses import GeneralConsistencyLoss, RelationLoss, RelationTerms, TargetConsistencyLoss
+from relcons.models import DualEncoderOutput, DualEncoderUNet, MultiEncoderOutput, MultiEncoderUNet, UNetParts
+from relcons.relations import GramRelation
+from relcons.routing import GradientRouter
+from relcons.schedules import ConstantWeight, CosineRampUp, GaussianRampUp, LinearRampUp
+
+__all__ = [
+    "ConstantWeight",
+    "CosineRampUp",
+    "DualEncoderOutput",
+    "DualEncoderUNet",
+    "GaussianRampUp",
+    "GeneralConsistencyLoss",
+    "GradientRouter",
+    "GramRelation",
+    "LinearRampUp",
+    "MultiEncoderOutput",
+    "MultiEncoderUNet",
+    "RelationLoss",
+    "RelationTerms",
+    "TargetConsistencyLoss",
+    "UNetParts",
+    "functional",
+    "split_unet",
+]
+
+__version__ = "0.1.0"

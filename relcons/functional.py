@@ -1,0 +1,305 @@
+"""Relation matrices of feature maps and the distances between them: pure tensor maths, the home of every formula."""
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+__all__ = ["general_consistency", "gram_matrix", "relation_distance", "relation_matrix", "target_consistency"]
+
+Batch = Literal["mean", "none"]
+Reduction = Literal["sum", "row_mean", "mean"]
+
+
+def gram_matrix(features: Tensor, *, batch: Batch = "mean") -> Tensor:
+    r"""Channel-wise Gram matrix of a batch of feature maps.
+
+    $$G = A A^\top, \qquad A = \frac{1}{B} \sum_{b=1}^{B} F_b \in \mathbb{R}^{C \times N}$$
+
+    $F_b$ is sample $b$ with its $N$ positions flattened; there is no $1/N$. Computed in float32 at
+    least (float64 stays), also under autocast.
+
+    Args:
+        features: ``(B, C, *spatial)``, one, two or three spatial axes.
+        batch: ``"mean"`` averages over the batch first, as the paper does; ``"none"`` keeps one
+            matrix per sample.
+
+    Returns:
+        ``(C, C)``, or ``(B, C, C)`` with ``batch="none"``.
+
+    Raises:
+        TypeError: ``features`` is not a floating-point tensor.
+        ValueError: ``features`` has another number of axes or is empty, or ``batch`` is unknown.
+
+    Source: Zhang et al. 2021 (doi 10.1109/JBHI.2021.3106341), Eq. 1 and the sentence before it.
+
+    Example:
+        >>> gram_matrix(torch.tensor([[[1.0, 2.0], [0.0, 3.0]]]))
+        tensor([[5., 6.],
+                [6., 9.]])
+    """
+    check_features(features)
+    check_choice("batch", batch, Batch)
+    with torch.autocast(features.device.type, enabled=False):
+        if batch == "mean":
+            gram: Tensor = _MeanGram.apply(features)[0]
+            return gram
+        maps = features.flatten(2).to(accumulation_dtype(features))
+        return maps @ maps.mT
+
+
+def relation_matrix(features: Tensor, *, batch: Batch = "mean", eps: float = 1e-6) -> Tensor:
+    r"""Feature relation matrix: the Gram matrix with every row scaled to L2 norm 1.
+
+    $$R_m = \frac{G_m}{\lVert G_m \rVert_2}, \qquad R_m = 0 \text{ if }
+    \lVert G_m \rVert_2 \le \varepsilon \max_k \lVert G_k \rVert_2$$
+
+    A channel $m$ of the second case is dead: nothing flows back through its own normalisation, while
+    its column in the live rows keeps its exact gradient. $R$ does not change when the features are
+    multiplied by a number, so its gradient scales with the inverse of that number.
+
+    Args:
+        features: ``(B, C, *spatial)``, one, two or three spatial axes.
+        batch: see [`gram_matrix`][relcons.functional.gram_matrix].
+        eps: $\varepsilon$, below which share of the largest row norm a channel counts as dead.
+
+    Returns:
+        ``(C, C)``, or ``(B, C, C)`` with ``batch="none"``.
+
+    Raises:
+        TypeError: ``features`` is not a floating-point tensor.
+        ValueError: ``features`` has another number of axes or is empty, ``batch`` is unknown, or
+            ``eps`` is not in [0, 1).
+
+    Source: Zhang et al. 2021, Eq. 2.
+
+    Example:
+        >>> relation_matrix(torch.tensor([[[3.0, 0.0], [0.0, 0.0]]]))
+        tensor([[1., 0.],
+                [0., 0.]])
+    """
+    if not 0 <= eps < 1:
+        raise ValueError(f"eps must be in [0, 1), got {eps!r}; the default is 1e-6")
+    gram = gram_matrix(features, batch=batch)
+    with torch.autocast(gram.device.type, enabled=False):
+        # A Gram matrix has its largest entry on the diagonal (Cauchy-Schwarz). Dividing by it changes
+        # nothing in R and keeps the squares below from leaving float32's range.
+        largest = gram.detach().diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None]
+        gram = gram / torch.where(largest == 0, 1.0, largest)
+        squares = gram.square().sum(-1, keepdim=True)
+        norms = squares.detach().sqrt()
+        # "<=" and not its negation: NaN then counts as live and is seen instead of turned into 0.
+        dead = norms <= eps * norms.amax(-2, keepdim=True)
+        return torch.where(dead, 0.0, gram / torch.where(dead, 1.0, squares).sqrt())
+
+
+def relation_distance(a: Tensor, b: Tensor, *, reduction: Reduction = "sum") -> Tensor:
+    r"""Squared distance of two relation matrices.
+
+    $$d(a, b) = w \sum_{m,n} (a_{mn} - b_{mn})^2, \qquad w = 1,\ 1/C \text{ or } 1/C^2$$
+
+    The plain sum, as printed, grows with the number of channels: for random features it is about 7 at
+    C = 160 and 100 at C = 480. ``"row_mean"`` is the mean squared distance of rows, in [0, 2] for
+    the Gram relations of non-negative features whatever C is: take it where one lambda must serve
+    several networks. Stacks of matrices are compared pair by pair and averaged.
+
+    Args:
+        a: ``(C, C)`` or ``(B, C, C)``.
+        b: the same shape.
+        reduction: ``"sum"`` (w = 1), ``"row_mean"`` (1/C) or ``"mean"`` (1/C²).
+
+    Returns:
+        A scalar.
+
+    Raises:
+        TypeError: an argument is not a floating-point tensor.
+        ValueError: the shapes differ or are not those above, or ``reduction`` is unknown.
+
+    Source: Zhang et al. 2021, the squared norm in Eq. 4 and 5.
+
+    Example:
+        >>> relation_distance(torch.eye(2), torch.zeros(2, 2), reduction="row_mean")
+        tensor(1.)
+    """
+    check_choice("reduction", reduction, Reduction)
+    for name, matrix in (("a", a), ("b", b)):
+        check_floating(name, matrix)
+        if matrix.ndim not in (2, 3) or matrix.shape[-1] != matrix.shape[-2]:
+            raise ValueError(
+                f"{name} must be relation matrices of shape (C, C) or (B, C, C), got {tuple(matrix.shape)}"
+            )
+    if a.shape != b.shape:
+        raise ValueError(
+            f"a and b must have the same shape, got {tuple(a.shape)} and {tuple(b.shape)}; "
+            'with batch="none" sample i is compared with sample i, so give equal batches or use batch="mean"'
+        )
+    with torch.autocast(a.device.type, enabled=False):
+        dtype = torch.promote_types(accumulation_dtype(a), accumulation_dtype(b))
+        squares = (a.to(dtype) - b.to(dtype)).square().sum((-2, -1)).mean()
+    channels = a.shape[-1]
+    return squares / {"sum": 1, "row_mean": channels, "mean": channels * channels}[reduction]
+
+
+def general_consistency(source: Tensor, general: Tensor, *, reduction: Reduction = "sum") -> Tensor:
+    r"""General relation consistency: the general encoder should relate its channels alike on both domains.
+
+    $$L_G = d\big(R_G(X^n), R_G(X^c)\big)$$
+
+    with $R$ of [`relation_matrix`][relcons.functional.relation_matrix] and $d$ of
+    [`relation_distance`][relcons.functional.relation_distance]. Gradients reach both arguments. The
+    weight $\lambda_G$ is the caller's.
+
+    Args:
+        source: $F_G(X^n)$, the general encoder's features of the source batch, ``(B, C, *spatial)``.
+        general: $F_G(X^c)$, its features of the target batch. Batch size and positions may differ.
+        reduction: see [`relation_distance`][relcons.functional.relation_distance].
+
+    Returns:
+        A scalar, at least 0.
+
+    Raises:
+        TypeError: an argument is not a floating-point tensor.
+        ValueError: an argument is not ``(B, C, *spatial)``, or the channels differ.
+
+    Source: Zhang et al. 2021, Eq. 4 without lambda.
+
+    Example:
+        >>> features = torch.rand(2, 8, 7, 6)
+        >>> general_consistency(features, 3 * features).item() < 1e-9
+        True
+    """
+    check_same_channels("source", source, "general", general)
+    return relation_distance(relation_matrix(source), relation_matrix(general), reduction=reduction)
+
+
+def target_consistency(general: Tensor, target: Tensor, *, reduction: Reduction = "sum") -> Tensor:
+    r"""Target relation consistency: the target encoder should relate its channels unlike the general one.
+
+    $$L_T = -d\big(\operatorname{stopgrad} R_G(X^c), R_T(X^c)\big)$$
+
+    The minus sign is the paper's: the distance grows as the loss falls, and is bounded because rows
+    have norm 1. The weight $\lambda_T$ is the caller's.
+
+    Args:
+        general: $F_G(X^c)$, the general encoder's features of the target batch, ``(B, C, *spatial)``;
+            no gradient reaches it.
+        target: $F_T(X^c)$, the target encoder's features of the same batch.
+        reduction: see [`relation_distance`][relcons.functional.relation_distance].
+
+    Returns:
+        A scalar, at most 0.
+
+    Raises:
+        TypeError: an argument is not a floating-point tensor.
+        ValueError: an argument is not ``(B, C, *spatial)``, or the channels differ.
+
+    Source: Zhang et al. 2021, Eq. 5 without lambda; the stop is Algorithm 1, lines 9 and 10.
+
+    Example:
+        >>> target_consistency(torch.rand(2, 8, 7, 6), torch.rand(2, 8, 7, 6)).item() <= 0
+        True
+    """
+    check_same_channels("general", general, "target", target)
+    return -relation_distance(relation_matrix(general.detach()), relation_matrix(target), reduction=reduction)
+
+
+class _MeanGram(torch.autograd.Function):
+    """Gram matrix of the batch mean, keeping one mean map and writing the gradient once.
+
+    Plain operations would keep three such maps and multiply twice in the backward pass, although
+    the two products are each other's transpose. The mean is an output so that a second derivative
+    sees it as a function of the features.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(features: Tensor) -> tuple[Tensor, Tensor]:
+        mean = _batch_mean(features)
+        return mean @ mean.mT, mean
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.shape, ctx.dtype = inputs[0].shape, inputs[0].dtype
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Tensor | None:
+        grad_gram, grad_mean = grads
+        (mean,) = ctx.saved_tensors
+        with torch.autocast(mean.device.type, enabled=False):
+            if grad_gram is None:
+                return None if grad_mean is None else _spread(grad_mean / ctx.shape[0], ctx.shape, ctx.dtype)
+            factor = (grad_gram + grad_gram.mT) / ctx.shape[0]
+            if grad_mean is not None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+                grad = factor @ mean
+                if grad_mean is not None:
+                    grad = grad + grad_mean / ctx.shape[0]
+                return _spread(grad, ctx.shape, ctx.dtype)
+            return _write_gradient(factor, mean, ctx.shape, ctx.dtype)
+
+
+def _batch_mean(features: Tensor) -> Tensor:
+    return features.mean(0, dtype=accumulation_dtype(features)).flatten(1)
+
+
+def _spread(grad: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    return grad.to(dtype).reshape(shape[1:]).expand(shape)
+
+
+def _write_gradient(factor: Tensor, mean: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Every sample's gradient, ``factor @ mean``, without a second map beside the gradient itself."""
+    grad = torch.empty(shape, dtype=dtype, device=mean.device)
+    first = grad[0].flatten(1)
+    if dtype == mean.dtype:
+        torch.mm(factor, mean, out=first)
+    else:
+        for start in range(0, mean.shape[1], 65536):
+            columns = slice(start, start + 65536)
+            first[:, columns] = factor @ mean[:, columns]
+    grad[1:] = grad[:1]
+    return grad
+
+
+def accumulation_dtype(tensor: Tensor) -> torch.dtype:
+    """Type in which relations are computed: float32 at least."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def check_floating(name: str, tensor: Tensor) -> None:
+    """Raise TypeError unless ``tensor`` is a floating-point tensor."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {tensor.dtype}; convert it with .float()")
+
+
+def check_features(features: Tensor, name: str = "features") -> None:
+    """Raise unless ``features`` is a non-empty floating-point tensor ``(B, C, *spatial)``."""
+    check_floating(name, features)
+    if not 3 <= features.ndim <= 5:
+        raise ValueError(
+            f"{name} must be (B, C, *spatial) with one, two or three spatial axes, got {tuple(features.shape)}"
+            + ("; add a batch axis with [None]" if features.ndim == 2 else "")
+        )
+    if features.numel() == 0:
+        raise ValueError(f"{name} must not be empty, got {tuple(features.shape)}")
+
+
+def check_same_channels(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
+    """Raise unless both are feature maps with the same number of channels."""
+    check_features(a, name_a)
+    check_features(b, name_b)
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"{name_a} and {name_b} must have the same number of channels, "
+            f"got {tuple(a.shape)} and {tuple(b.shape)}; take the same level of encoders of one architecture"
+        )
+
+
+def check_choice(name: str, value: str, choices: Any) -> None:
+    """Raise ValueError unless ``value`` is one of the literals in ``choices``."""
+    allowed = get_args(choices)
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")

@@ -1,0 +1,45 @@
+"""Networks of other libraries as encoder, decoder and head: one file knows one neighbour."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+if TYPE_CHECKING:  # models.multi_encoder imports this module
+    from relcons.models.parts import UNetParts
+
+__all__ = ["split_unet"]
+
+FAMILIES = {
+    "dynamic_network_architectures": "relcons.integrations.dna",
+    "segmentation_models_pytorch": "relcons.integrations.smp",
+}
+
+
+def split_unet(net: nn.Module) -> "UNetParts":
+    """Encoder, decoder and head of a supported network, or of a subclass of one.
+
+    Args:
+        net: a network of segmentation_models_pytorch or dynamic-network-architectures. It is neither
+            copied nor changed.
+
+    Returns:
+        Its parts, sharing its modules.
+
+    Raises:
+        TypeError: ``net`` belongs to no supported family.
+
+    Example:
+        >>> import segmentation_models_pytorch as smp
+        >>> split_unet(smp.Unet("resnet18", encoder_weights=None)).channels
+        (3, 64, 64, 128, 256, 512)
+    """
+    for base in type(net).__mro__:
+        integration = FAMILIES.get(base.__module__.partition(".")[0])
+        if integration is not None:
+            parts: UNetParts = import_module(integration).split(net)
+            return parts
+    raise TypeError(
+        f"cannot split {type(net).__name__}: supported are networks of {' and '.join(sorted(FAMILIES))}; "
+        "pass any other as relcons.UNetParts(encoder, decoder, head, channels=...)"
+    )

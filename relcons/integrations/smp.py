@@ -1,0 +1,176 @@
+"""Networks of segmentation_models_pytorch."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from segmentation_models_pytorch.base import SegmentationModel
+from segmentation_models_pytorch.base.initialization import initialize_decoder
+from torch import Tensor, nn
+
+from relcons.models.parts import UNetParts
+
+__all__ = ["SmpParts", "split"]
+
+# Decoder argument -> argument of the network, per architecture; all decoders take encoder_channels too.
+_UNET = {
+    "decoder_channels": "decoder_channels",
+    "n_blocks": "encoder_depth",
+    "use_norm": "decoder_use_norm",
+    "interpolation_mode": "decoder_interpolation",
+}
+_DEEPLAB = {
+    "out_channels": "decoder_channels",
+    "atrous_rates": "decoder_atrous_rates",
+    "aspp_separable": "decoder_aspp_separable",
+    "aspp_dropout": "decoder_aspp_dropout",
+}
+DECODERS: dict[str, dict[str, str]] = {
+    "UnetDecoder": {**_UNET, "attention_type": "decoder_attention_type"},
+    "UnetPlusPlusDecoder": {**_UNET, "attention_type": "decoder_attention_type"},
+    "MAnetDecoder": {**_UNET, "pab_channels": "decoder_pab_channels"},
+    "LinknetDecoder": {"n_blocks": "encoder_depth", "use_norm": "decoder_use_norm"},
+    "FPNDecoder": {
+        "encoder_depth": "encoder_depth",
+        "pyramid_channels": "decoder_pyramid_channels",
+        "segmentation_channels": "decoder_segmentation_channels",
+        "dropout": "decoder_dropout",
+        "merge_policy": "decoder_merge_policy",
+        "interpolation_mode": "decoder_interpolation",
+    },
+    "PANDecoder": {
+        "encoder_depth": "encoder_depth",
+        "decoder_channels": "decoder_channels",
+        "interpolation_mode": "decoder_interpolation",
+    },
+    "PSPDecoder": {
+        "use_norm": "decoder_use_norm",
+        "out_channels": "psp_out_channels",
+        "dropout": "psp_dropout",
+    },
+    "DeepLabV3Decoder": _DEEPLAB,
+    "DeepLabV3PlusDecoder": {
+        **_DEEPLAB,
+        "encoder_depth": "encoder_depth",
+        "output_stride": "encoder_output_stride",
+    },
+    "UPerNetDecoder": {
+        "encoder_depth": "encoder_depth",
+        "decoder_channels": "decoder_channels",
+        "use_norm": "decoder_use_norm",
+    },
+    "SegformerDecoder": {
+        "encoder_depth": "encoder_depth",
+        "segmentation_channels": "decoder_segmentation_channels",
+    },
+}
+
+
+@dataclass(frozen=True, eq=False)
+class SmpParts(UNetParts):
+    """Parts of a segmentation_models_pytorch network, which is kept to rebuild its encoder."""
+
+    net: Any = field(kw_only=True)
+
+    @property
+    def classification_head(self) -> nn.Module | None:
+        """Head of ``aux_params``, where the network has one."""
+        head: nn.Module | None = self.net.classification_head
+        return head
+
+    @property
+    def divisors(self) -> tuple[int, ...] | None:
+        """Output stride of the encoder, where the network insists on it."""
+        stride = int(self.net.encoder.output_stride)
+        return (stride, stride) if self.net.requires_divisible_input_shape else None
+
+    def examples(self) -> Iterator[Tensor]:
+        """Squares of common sizes: some transformers take only the size they were built for."""
+        size = self.net.config.get("img_size")
+        built_for = [size] if isinstance(size, int) else []
+        for side in [*built_for, 64, 128, 224, 256, 384, 512]:
+            yield torch.zeros(1, self.net.encoder._in_channels, side, side)
+
+    def fresh_encoder(self) -> nn.Module:
+        """Encoder built anew by the library, without pretrained weights."""
+        config = dict(self.net.config)
+        if "encoder_weights" in config:
+            config["encoder_weights"] = None
+        encoder: nn.Module = type(self.net)(**config).encoder
+        if repr(encoder) != repr(self.encoder):
+            raise ValueError(
+                f'general="reset": the encoder that {type(self.net).__name__}(**net.config) builds is not like '
+                'net\'s, which was changed after it was built; pass an encoder as general=, or use general="copy"'
+            )
+        like = next(self.encoder.parameters())
+        return encoder.to(like.device, like.dtype).train(self.encoder.training)
+
+
+def split(net: SegmentationModel) -> UNetParts:
+    """Parts of ``net``; TypeError for DPT, whose decoder takes more than feature maps."""
+    if type(net.decoder).__name__ not in DECODERS:
+        raise TypeError(
+            f"cannot split {type(net).__name__}: its decoder {type(net.decoder).__name__} takes more than a list "
+            f"of feature maps or is not known; supported are networks with {', '.join(DECODERS)}"
+        )
+    return SmpParts(
+        encoder=net.encoder,
+        decoder=net.decoder,
+        head=net.segmentation_head,
+        channels=tuple(net.encoder.out_channels),
+        widen=_widener(net),
+        net=net,
+    )
+
+
+def _widener(net: SegmentationModel) -> Callable[[int], nn.Module]:
+    def widen(extra: int) -> nn.Module:
+        channels = tuple(net.encoder.out_channels)
+        if repr(_build_decoder(net, channels)) != repr(net.decoder):
+            raise ValueError(
+                f'fusion="concat": the decoder that the arguments of {type(net).__name__} give is not like '
+                'net\'s, which was changed after it was built; use fusion="project"'
+            )
+        decoder = _build_decoder(net, (*channels[:-1], channels[-1] + extra))
+        if "DeepLab" not in type(net).__name__:  # these two keep PyTorch's own initialisation
+            initialize_decoder(decoder)
+        return decoder
+
+    return widen
+
+
+def _build_decoder(net: SegmentationModel, channels: Sequence[int]) -> nn.Module:
+    kind, config = type(net.decoder), _config(net)
+    names = DECODERS[kind.__name__]
+    missing = sorted(set(names.values()) - set(config))
+    if missing:
+        raise ValueError(
+            f'fusion="concat": {type(net).__name__} does not tell {missing}, which its decoder was built with; '
+            'use fusion="project"'
+        )
+    arguments: dict[str, Any] = {ours: config[theirs] for ours, theirs in names.items()}
+    vgg = str(config.get("encoder_name", "")).startswith("vgg")
+    if kind.__name__ == "UnetDecoder":
+        arguments["add_center_block"] = vgg
+    elif kind.__name__ == "UnetPlusPlusDecoder":
+        arguments["center"] = vgg
+    if kind.__name__ == "DeepLabV3Decoder":
+        arguments["in_channels"] = channels[-1]
+    else:
+        arguments["encoder_channels"] = channels
+    decoder: nn.Module = kind(**arguments)
+    return decoder
+
+
+def _config(net: SegmentationModel) -> dict[str, Any]:
+    """Arguments of ``net``, with those of older versions of the library under their present names."""
+    config = dict(net.config)
+    for old, new in (
+        ("decoder_use_batchnorm", "decoder_use_norm"),
+        ("psp_use_batchnorm", "decoder_use_norm"),
+        ("upscale_mode", "decoder_interpolation"),
+    ):
+        if config.get(old) is not None:
+            config[new] = config[old]
+    return config

@@ -1,0 +1,241 @@
+"""Relation losses as modules, with a weight that ramps up."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from relcons.functional import Reduction, check_choice, check_same_channels, relation_distance
+from relcons.relations import GramRelation
+from relcons.schedules import ConstantWeight, Schedule
+
+__all__ = ["GeneralConsistencyLoss", "RelationLoss", "RelationTerms", "TargetConsistencyLoss"]
+
+Maps = Sequence[Tensor] | Sequence[Sequence[Tensor]]
+
+
+class RelationOutput(Protocol):
+    """What [`RelationLoss`][relcons.RelationLoss] reads: maps per level, or those per general encoder."""
+
+    @property
+    def target(self) -> Sequence[Tensor]:
+        """F_T(X^c), one map per level."""
+
+    @property
+    def general(self) -> Maps:
+        """F_G(X^c), one map per level, or one such tuple per general encoder."""
+
+    @property
+    def source(self) -> Sequence[Tensor] | Sequence[Sequence[Tensor] | None] | None:
+        """F_G(X^n) in the same order; None where no source was given."""
+
+
+class RelationTerms(NamedTuple):
+    """Terms of [`RelationLoss`][relcons.RelationLoss]: ``total`` is weighted, the others are not."""
+
+    total: Tensor
+    general: Tensor | None
+    target: Tensor | None
+    weight: Tensor
+
+
+class _WeightedLoss(nn.Module):
+    """A loss with a weight that follows a schedule."""
+
+    current_weight: Tensor
+
+    def __init__(self, weight: float | Schedule, relation: nn.Module | None, reduction: Reduction) -> None:
+        super().__init__()
+        check_choice("reduction", reduction, Reduction)
+        if relation is not None and not isinstance(relation, nn.Module):
+            raise TypeError(f"relation must be a module from features to (C, C), got {type(relation).__name__}")
+        self.schedule: Schedule = weight if callable(weight) else ConstantWeight(weight)
+        self.relation = GramRelation() if relation is None else relation
+        self.reduction: Reduction = reduction
+        self._step = 0
+        # A tensor, since torch.compile would compile anew for every value of a Python number.
+        self.register_buffer("current_weight", torch.tensor(float(self.schedule(0))), persistent=False)
+
+    def step(self, to: int | None = None) -> None:
+        """Advance the schedule by one step, or set it to step ``to``; call it after the optimiser's step."""
+        step = self._step + 1 if to is None else int(to)
+        self.current_weight.fill_(float(self.schedule(step)))
+        self._step = step
+
+    def get_extra_state(self) -> Tensor:
+        """Current step, kept in ``state_dict``."""
+        return torch.tensor(self._step)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Go to the step that ``state_dict`` carries."""
+        self.step(int(state))
+
+    def extra_repr(self) -> str:
+        """Arguments, for ``repr``."""
+        return f"schedule={self.schedule}, reduction={self.reduction!r}"
+
+    def _distance(self, a: Tensor, b: Tensor) -> Tensor:
+        return relation_distance(a, b, reduction=self.reduction)
+
+
+class GeneralConsistencyLoss(_WeightedLoss):
+    r"""$\lambda_G$ times [`general_consistency`][relcons.functional.general_consistency].
+
+    Args:
+        weight: $\lambda_G$, a number or a schedule ``step -> float``.
+        relation: module from features ``(B, C, *spatial)`` to ``(C, C)`` or ``(B, C, C)``; None is
+            [`GramRelation()`][relcons.GramRelation].
+        reduction: see [`relation_distance`][relcons.functional.relation_distance].
+
+    Raises:
+        TypeError: ``relation`` is not a module.
+        ValueError: ``reduction`` is unknown or ``weight`` is not finite.
+
+    Source: Zhang et al. 2021, Eq. 4.
+
+    Example:
+        >>> loss = GeneralConsistencyLoss(weight=0.1)
+        >>> loss(torch.rand(2, 8, 7, 6), torch.rand(2, 8, 7, 6)).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self, weight: float | Schedule = 0.1, relation: nn.Module | None = None, reduction: Reduction = "sum"
+    ) -> None:
+        super().__init__(weight, relation, reduction)
+
+    def forward(self, source: Tensor, general: Tensor) -> Tensor:
+        """Weighted loss of F_G(X^n) and F_G(X^c)."""
+        check_same_channels("source", source, "general", general)
+        return self.current_weight * self._distance(self.relation(source), self.relation(general))
+
+
+class TargetConsistencyLoss(_WeightedLoss):
+    r"""$\lambda_T$ times [`target_consistency`][relcons.functional.target_consistency], minus sign included.
+
+    Args:
+        weight: $\lambda_T$, a number or a schedule ``step -> float``.
+        relation: module from features ``(B, C, *spatial)`` to ``(C, C)`` or ``(B, C, C)``; None is
+            [`GramRelation()`][relcons.GramRelation].
+        reduction: see [`relation_distance`][relcons.functional.relation_distance].
+
+    Raises:
+        TypeError: ``relation`` is not a module.
+        ValueError: ``reduction`` is unknown or ``weight`` is not finite.
+
+    Source: Zhang et al. 2021, Eq. 5.
+
+    Example:
+        >>> loss = TargetConsistencyLoss(weight=0.1)
+        >>> loss(torch.rand(2, 8, 7, 6), torch.rand(2, 8, 7, 6)).item() <= 0
+        True
+    """
+
+    def __init__(
+        self, weight: float | Schedule = 0.1, relation: nn.Module | None = None, reduction: Reduction = "sum"
+    ) -> None:
+        super().__init__(weight, relation, reduction)
+
+    def forward(self, general: Tensor, target: Tensor) -> Tensor:
+        """Weighted loss of F_G(X^c), which gets no gradient, and F_T(X^c)."""
+        check_same_channels("general", general, "target", target)
+        return self.current_weight * -self._distance(self.relation(general).detach(), self.relation(target))
+
+
+class RelationLoss(_WeightedLoss):
+    r"""Both relation losses of a model's output, ready to add to the segmentation loss.
+
+    $$\lambda(t) \, (g \, L_G + h \, L_T)$$
+
+    with $L_G$ of [`general_consistency`][relcons.functional.general_consistency] and $L_T$ of
+    [`target_consistency`][relcons.functional.target_consistency], each the mean over levels and
+    general encoders. The relation matrix that both share is computed once.
+
+    Args:
+        weight: $\lambda$, a number or a schedule ``step -> float`` such as
+            [`GaussianRampUp`][relcons.GaussianRampUp]; call ``step()`` after every optimiser step.
+        general: multiplier $g$; False: not computed, and no source batch is needed.
+        target: multiplier $h$; False: not computed.
+        relation: module from features ``(B, C, *spatial)`` to ``(C, C)`` or ``(B, C, C)``; None is
+            [`GramRelation()`][relcons.GramRelation].
+        reduction: see [`relation_distance`][relcons.functional.relation_distance].
+
+    Raises:
+        TypeError: ``relation`` is not a module.
+        ValueError: both terms are off, ``reduction`` is unknown or ``weight`` is not finite; when
+            called, the general term is asked for and the output has no source.
+
+    Source: Zhang et al. 2021, Eq. 4 and 5 and Algorithm 1.
+
+    Example:
+        >>> maps = [torch.rand(2, 8, 7, 6) for _ in range(3)]
+        >>> output = DualEncoderOutput(logits=None, target=maps[:1], general=maps[1:2], source=maps[2:])
+        >>> relation = RelationLoss(weight=GaussianRampUp(total_steps=1000))
+        >>> relation(output).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        weight: float | Schedule = 0.1,
+        general: bool | float = True,
+        target: bool | float = True,
+        relation: nn.Module | None = None,
+        reduction: Reduction = "sum",
+    ) -> None:
+        super().__init__(weight, relation, reduction)
+        if general is False and target is False:
+            raise ValueError("general and target are both False, so nothing is left; leave the loss out instead")
+        # The bool itself is kept: a multiplier of 0.0 is a term that is computed and weighs nothing.
+        self.general = ConstantWeight(float(general)).value if general is not False else None
+        self.target = ConstantWeight(float(target)).value if target is not False else None
+
+    def forward(self, output: RelationOutput) -> Tensor:
+        """Weighted sum of the terms; see [`terms`][relcons.RelationLoss.terms]."""
+        return self.terms(output).total
+
+    def terms(self, output: RelationOutput) -> RelationTerms:
+        """Terms of the model's ``output``: ``total`` weighted, ``general`` and ``target`` not (None if off)."""
+        generals = _per_encoder(output.general)
+        sources = self._sources(output, len(generals))
+        targets = [self.relation(maps) for maps in output.target] if self.target is not None else []
+        consistencies, differences = [], []
+        for maps_general, maps_source in zip(generals, sources, strict=True):
+            for level, features in enumerate(maps_general):
+                with torch.set_grad_enabled(torch.is_grad_enabled() and self.general is not None):
+                    related = self.relation(features)
+                if maps_source is not None:
+                    check_same_channels("output.source", maps_source[level], "output.general", features)
+                    consistencies.append(self._distance(self.relation(maps_source[level]), related))
+                if self.target is not None:
+                    check_same_channels("output.general", features, "output.target", output.target[level])
+                    differences.append(-self._distance(related.detach(), targets[level]))
+        general = torch.stack(consistencies).mean() if self.general is not None else None
+        target = torch.stack(differences).mean() if self.target is not None else None
+        weighted = [
+            multiplier * term
+            for multiplier, term in ((self.general, general), (self.target, target))
+            if multiplier is not None and term is not None
+        ]
+        return RelationTerms(self.current_weight * sum(weighted), general, target, self.current_weight)
+
+    def extra_repr(self) -> str:
+        """Arguments, for ``repr``."""
+        return f"{super().extra_repr()}, general={self.general}, target={self.target}"
+
+    def _sources(self, output: RelationOutput, encoders: int) -> Sequence[Sequence[Tensor] | None]:
+        if self.general is None:
+            return [None] * encoders
+        sources = [None] * encoders if output.source is None else _per_encoder(output.source)
+        if any(maps is not None for maps in sources):
+            return sources
+        raise ValueError(
+            "the general term needs source features and the output has none; call the model with source=, "
+            "or use RelationLoss(general=False)"
+        )
+
+
+def _per_encoder(maps: Any) -> Any:
+    """One entry per general encoder, whether the output is of one or of several."""
+    return [maps] if isinstance(maps[0], Tensor) else maps

@@ -1,0 +1,77 @@
+"""Checks and construction of the pieces of a multi-encoder model."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import nn
+
+from relcons.functional import check_choice
+from relcons.models.parts import UNetParts, read_channels
+
+__all__ = ["General", "build_generals", "check_levels", "widen"]
+
+General = Literal["copy", "reset"]
+
+
+def check_levels(levels: Sequence[int], widths: Sequence[int]) -> tuple[int, ...]:
+    """Levels as indices from the front; ValueError for one that does not exist, repeats or has no channels."""
+    found: list[int] = []
+    for level in levels:
+        if isinstance(level, bool) or not isinstance(level, int) or not -len(widths) <= level < len(widths):
+            raise ValueError(f"levels must be indices of the encoder's {len(widths)} maps, got {level!r}")
+        index = level % len(widths)
+        if widths[index] == 0:
+            raise ValueError(f"levels: map {level} has 0 channels; widths are {tuple(widths)}")
+        if index in found:
+            raise ValueError(f"levels names map {index} twice: {tuple(levels)}")
+        found.append(index)
+    if not found:
+        raise ValueError("levels must name at least one of the encoder's maps; (-1,) is the bottleneck")
+    return tuple(found)
+
+
+def widen(parts: UNetParts, extra: int) -> nn.Module:
+    """Fresh decoder whose bottleneck takes ``extra`` more channels."""
+    if parts.widen is None:
+        raise ValueError(
+            'fusion="concat" needs a decoder that takes more channels and there is no way to build one here; '
+            'use fusion="project", or pass UNetParts(..., widen=function of the extra channels)'
+        )
+    return parts.widen(extra)
+
+
+def build_generals(
+    parts: UNetParts, count: int, general: General | nn.Module | Sequence[General | nn.Module]
+) -> list[nn.Module]:
+    """General encoders that ``general`` asks for, none sharing a parameter with another or with net's."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"generals must be a positive number of general encoders, got {count!r}")
+    single = isinstance(general, str | nn.Module)
+    entries: list[Any] = [general] * count if single else list(general)  # type: ignore[arg-type]
+    if len(entries) != count:
+        raise ValueError(f"general must give one entry for each of {count} general encoders, got {len(entries)}")
+    encoders = [_build_general(parts, entry) for entry in entries]
+    modules = [parts.encoder, *encoders]
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    if len(set(parameters)) != len(parameters):
+        raise ValueError(
+            'general: encoders must not share parameters with each other or with net\'s; use "copy", "reset", '
+            "or build one encoder for each"
+        )
+    return encoders
+
+
+def _build_general(parts: UNetParts, entry: General | nn.Module) -> nn.Module:
+    if isinstance(entry, nn.Module):
+        widths = read_channels(entry)
+        if widths is not None and tuple(widths) != parts.widths:
+            raise ValueError(
+                f"general: the encoder's maps have widths {tuple(widths)}, those of net's encoder {parts.widths}; "
+                "relations compare channel with channel, so give an encoder with the same widths"
+            )
+        return entry
+    if not isinstance(entry, str):
+        raise TypeError(f'general must be "copy", "reset" or a module, got {type(entry).__name__}')
+    check_choice("general", entry, General)
+    return parts.fresh_encoder() if entry == "reset" else copy.deepcopy(parts.encoder)

@@ -1,0 +1,53 @@
+"""How the bottlenecks of several encoders become what the decoder takes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Concatenation", "Projection"]
+
+
+class Concatenation(nn.Module):
+    """Concatenation along the channels, as in the paper's Fig. 2."""
+
+    def forward(self, bottlenecks: Sequence[Tensor]) -> Tensor:
+        """One map of all channels."""
+        return torch.cat(_same_shape(bottlenecks), dim=1)
+
+
+class Projection(nn.Module):
+    """Concatenation, then a 1x1 convolution back to the first map's width.
+
+    It starts as [identity, 0], so that its output is the first map until training says otherwise.
+
+    Args:
+        width: channels of the first map.
+        extra: channels of all others together.
+    """
+
+    def __init__(self, width: int, extra: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(width, width + extra))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, bottlenecks: Sequence[Tensor]) -> Tensor:
+        """One map as wide as the first."""
+        joined = torch.cat(_same_shape(bottlenecks), dim=1)
+        convolve = (nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d)[joined.ndim - 3]
+        return convolve(joined, self.weight[(...,) + (None,) * (joined.ndim - 2)], self.bias)
+
+    def extra_repr(self) -> str:
+        """Arguments, for ``repr``."""
+        width, total = self.weight.shape
+        return f"width={width}, extra={total - width}"
+
+
+def _same_shape(bottlenecks: Sequence[Tensor]) -> list[Tensor]:
+    shapes = [tuple(bottleneck.shape) for bottleneck in bottlenecks]
+    if any(shape != shapes[0] for shape in shapes):
+        raise ValueError(
+            f"the general encoders' bottlenecks must have the target encoder's shape {shapes[0]}, got {shapes[1:]}; "
+            "give general encoders of the same architecture, depth and strides"
+        )
+    return list(bottlenecks)

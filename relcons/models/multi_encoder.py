@@ -1,0 +1,367 @@
+"""Segmentation models with several encoders and one decoder."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+
+from relcons.functional import check_choice
+from relcons.integrations import split_unet
+from relcons.models.build import General, build_generals, check_levels, widen
+from relcons.models.fusion import Concatenation, Projection
+from relcons.models.parts import UNetParts
+from relcons.models.reach import probe, reached_parameters
+
+__all__ = ["DualEncoderOutput", "DualEncoderUNet", "MultiEncoderOutput", "MultiEncoderUNet"]
+
+Levels = tuple[Tensor, ...]
+Fusion = Literal["project", "concat"]
+Route = Literal["paper", "joint"]
+Outputs = Literal["auto", "native"]
+
+
+class DualEncoderOutput(NamedTuple):
+    """What [`DualEncoderUNet`][relcons.DualEncoderUNet] returns in training; maps are tuples, one per level."""
+
+    logits: Any
+    target: Levels
+    general: Levels
+    source: Levels | None
+
+
+class MultiEncoderOutput(NamedTuple):
+    """What [`MultiEncoderUNet`][relcons.MultiEncoderUNet] returns in training; one tuple per general encoder."""
+
+    logits: Any
+    target: Levels
+    general: tuple[Levels, ...]
+    source: tuple[Levels | None, ...] | None
+
+
+class MultiEncoderUNet(nn.Module):
+    """Several general encoders, one target encoder and one decoder, made of a network you have.
+
+    The target encoder is the network's own; each general encoder adds its bottleneck to the
+    target's before the decoder. Skip connections come from the target encoder alone. What no output
+    reaches (some encoders have dead ends) is set to not trainable.
+
+    Args:
+        net: a network of segmentation_models_pytorch or dynamic-network-architectures, or
+            [`UNetParts`][relcons.UNetParts]. It is neither copied nor changed.
+        generals: number of general encoders.
+        general: ``"copy"`` (architecture and weights of ``net``'s encoder), ``"reset"`` (its
+            architecture with fresh weights by the neighbour's own initialiser) or an encoder of your
+            own with maps of the same shapes; a sequence gives one entry per general encoder.
+        fusion: ``"project"``: concatenation, then a 1x1 convolution that starts as [identity, 0]:
+            works with every decoder, keeps pretrained weights, output at first exactly that of
+            ``net``. ``"concat"`` (the paper): a fresh decoder that takes all channels.
+        levels: which of the encoder's maps carry relations, as indices of its list.
+        route: ``"paper"``: the segmentation loss never reaches a general encoder. ``"joint"``: it does.
+        outputs: ``"auto"``: in evaluation mode the full-resolution tensor alone. ``"native"``: what
+            ``net`` returns, in both modes.
+
+    Raises:
+        TypeError: ``net`` belongs to no supported library, or ``general`` is neither a name nor a module.
+        ValueError: another argument is not among those above, a level does not exist, is the input
+            or has no channels, ``fusion="concat"`` and there is no way to widen the decoder, an own
+            encoder has other widths or is used twice.
+
+    Source: Zhang et al. 2021, Section III-A and Fig. 2.
+
+    Example:
+        >>> import segmentation_models_pytorch as smp
+        >>> net = smp.Unet("resnet18", encoder_weights=None, in_channels=1)
+        >>> model = MultiEncoderUNet(net, generals=2)
+        >>> output = model(torch.rand(2, 1, 64, 64), source=(torch.rand(2, 1, 64, 64), None))
+        >>> len(output.general), output.source[1]
+        (2, None)
+    """
+
+    def __init__(
+        self,
+        net: nn.Module | UNetParts,
+        *,
+        generals: int = 1,
+        general: General | nn.Module | Sequence[General | nn.Module] = "copy",
+        fusion: Fusion = "project",
+        levels: Sequence[int] = (-1,),
+        route: Route = "paper",
+        outputs: Outputs = "auto",
+    ) -> None:
+        super().__init__()
+        check_choice("fusion", fusion, Fusion)
+        check_choice("route", route, Route)
+        check_choice("outputs", outputs, Outputs)
+        parts = net if isinstance(net, UNetParts) else split_unet(net)
+        encoders = build_generals(parts, generals, general)
+        width, extra = parts.widths[-1], parts.widths[-1] * len(encoders)
+        self.levels = check_levels(levels, parts.widths)
+        self.route: Route = route
+        self.outputs: Outputs = outputs
+        self.target_encoder = parts.encoder
+        self.general_encoders = nn.ModuleList(encoders)
+        self.fusion = Projection(width, extra) if fusion == "project" else Concatenation()
+        self.decoder = parts.decoder if fusion == "project" else widen(parts, extra)
+        self.head = parts.head if parts.head is not None else nn.Identity()
+        self.classification_head = parts.classification_head
+        self._divisors = parts.divisors
+        self._frozen: tuple[str, ...] | None = None
+        self._follow(parts.encoder)
+        self._drop_dead_ends(parts)
+        self._decide_batching()
+
+    def forward(
+        self,
+        x: Tensor,
+        source: Sequence[Tensor | None] | None = None,
+        unlabelled: Tensor | None = None,
+        features: bool = False,
+    ) -> Any:
+        """Logits of ``x``, with the maps that the relation losses need where they are asked for.
+
+        Args:
+            x: target images ``(B, C, *spatial)``.
+            source: a batch of source images per general encoder, or None for one that has none.
+            unlabelled: more target images, for the relations only: ``target`` and ``general`` then
+                hold ``x``'s rows followed by theirs.
+            features: return the maps also without ``source`` and ``unlabelled``.
+
+        Returns:
+            Logits, or [`MultiEncoderOutput`][relcons.MultiEncoderOutput] when ``source``,
+            ``unlabelled`` or ``features`` is given.
+
+        Raises:
+            ValueError: an input's sizes do not fit the network, or ``source`` has another length than
+                there are general encoders.
+        """
+        if source is None and unlabelled is None and not features:
+            self._check_input("x", x)
+            return self._decode(self.target_encoder(x), [encoder(x)[-1] for encoder in self.general_encoders])
+        sources = [None] * len(self.general_encoders) if source is None else list(source)
+        if len(sources) != len(self.general_encoders):
+            raise ValueError(
+                f"source must hold one batch or None for each of {len(self.general_encoders)} general encoders, "
+                f"got {len(sources)}"
+            )
+        labelled = [x] if unlabelled is None else [x, unlabelled]
+        for name, batch in (("x", x), ("unlabelled", unlabelled), *(("source", batch) for batch in sources)):
+            if batch is not None:
+                self._check_input(name, batch)
+        target = self._encode(self.target_encoder, labelled)
+        general = [
+            self._encode(encoder, labelled if batch is None else [*labelled, batch])
+            for encoder, batch in zip(self.general_encoders, sources, strict=True)
+        ]
+        return MultiEncoderOutput(
+            logits=self._decode(target[0], [maps[0][-1] for maps in general]),
+            target=self._select(target),
+            general=tuple(self._select(maps[: len(labelled)]) for maps in general),
+            source=None
+            if source is None
+            else tuple(
+                None if batch is None else self._select(maps[-1:]) for maps, batch in zip(general, sources, strict=True)
+            ),
+        )
+
+    def freeze_general(self, freeze: bool = True) -> None:
+        """Freeze the general encoders, norm statistics included and through ``.train()``, or thaw them."""
+        if freeze and self._frozen is None:
+            trainable = [(name, p) for name, p in self.general_encoders.named_parameters() if p.requires_grad]
+            for _, parameter in trainable:
+                parameter.requires_grad_(False)
+            self._frozen = tuple(name for name, _ in trainable)
+            self.general_encoders.eval()
+        elif not freeze and self._frozen is not None:
+            for name in self._frozen:
+                self.general_encoders.get_parameter(name).requires_grad_(True)
+            self._frozen = None
+            self.general_encoders.train(self.training)
+        self._decide_batching()
+
+    def train(self, mode: bool = True) -> "MultiEncoderUNet":
+        """Training or evaluation mode; frozen general encoders stay in evaluation mode."""
+        super().train(mode)
+        if self._frozen is not None:
+            self.general_encoders.eval()
+        self._decide_batching()
+        return self
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameters as optimiser groups named ``general``, ``target`` and ``decoder`` (fusion and heads in it)."""
+        groups: dict[str, list[nn.Module]] = {
+            "general": [self.general_encoders],
+            "target": [self.target_encoder],
+            "decoder": self._decoding(),
+        }
+        return [
+            {"name": name, "params": [p for module in modules for p in module.parameters()]}
+            for name, modules in groups.items()
+        ]
+
+    def routes(self) -> dict[str, list[nn.Module]]:
+        """What each loss may move, for [`GradientRouter`][relcons.GradientRouter]."""
+        segmentation: list[nn.Module] = [self.target_encoder, *self._decoding()]
+        if self.route == "joint":
+            segmentation.append(self.general_encoders)
+        return {
+            "segmentation": segmentation,
+            "general": [self.general_encoders],
+            "target": [self.target_encoder],
+        }
+
+    def extra_repr(self) -> str:
+        """Arguments, for ``repr``."""
+        return f"levels={self.levels}, route={self.route!r}, outputs={self.outputs!r}"
+
+    def _decoding(self) -> list[nn.Module]:
+        heads = [] if self.classification_head is None else [self.classification_head]
+        return [self.fusion, self.decoder, self.head, *heads]
+
+    def _encode(self, encoder: nn.Module, batches: list[Tensor]) -> list[Sequence[Tensor]]:
+        """Maps of each batch, in one pass where that changes nothing."""
+        if len(batches) > 1 and self._together and all(batch.shape[1:] == batches[0].shape[1:] for batch in batches):
+            sizes = [batch.shape[0] for batch in batches]
+            return list(zip(*(maps.split(sizes) for maps in encoder(torch.cat(batches))), strict=True))
+        return [encoder(batch) for batch in batches]
+
+    def _select(self, batches: Sequence[Sequence[Tensor]]) -> Levels:
+        """Maps of the chosen levels, the rows of all batches under each other."""
+        if len(batches) == 1:
+            return tuple(batches[0][level] for level in self.levels)
+        return tuple(torch.cat([maps[level] for maps in batches]) for level in self.levels)
+
+    def _decode(self, target: Sequence[Tensor], generals: Iterable[Tensor]) -> Any:
+        bottlenecks = [bottleneck.detach() if self.route == "paper" else bottleneck for bottleneck in generals]
+        fused = self.fusion([target[-1], *bottlenecks])
+        logits = self.head(self.decoder([*target[:-1], fused]))
+        if self.outputs == "auto" and not self.training and isinstance(logits, list | tuple):
+            logits = logits[0]
+        return logits if self.classification_head is None else (logits, self.classification_head(target[-1]))
+
+    def _check_input(self, name: str, x: Tensor) -> None:
+        if self._divisors is None:
+            return
+        sizes, axes = x.shape[2:], len(self._divisors)
+        if x.ndim != axes + 2:
+            raise ValueError(f"{name} must be (B, C, *spatial) with {axes} spatial axes, got {tuple(x.shape)}")
+        if any(size % divisor for size, divisor in zip(sizes, self._divisors, strict=True)):
+            padded = tuple(-(-size // d) * d for size, d in zip(sizes, self._divisors, strict=True))
+            raise ValueError(
+                f"{name} must have spatial sizes that are multiples of {self._divisors}, got {tuple(sizes)}; "
+                f"pad or crop it, for example to {padded}"
+            )
+
+    def _decide_batching(self) -> None:
+        """Batches may share a pass through an encoder only if no layer mixes their statistics."""
+        encoders = [self.target_encoder, *self.general_encoders]
+        self._together = not any(_uses_batch(layer) for encoder in encoders for layer in encoder.modules())
+
+    def _follow(self, encoder: nn.Module) -> None:
+        """Give what was built here the encoder's mode, device and type; modes inside net stay as they are."""
+        parameter = next(encoder.parameters(), None)
+        built = [self.fusion] if isinstance(self.fusion, Projection) else [self.fusion, self.decoder]
+        for module in built:
+            module.train(encoder.training)
+            if parameter is not None:
+                module.to(parameter.device, parameter.dtype)
+        self.training = encoder.training
+
+    def _drop_dead_ends(self, parts: UNetParts) -> None:
+        """Set parameters that no output depends on to not trainable; refuse the input as a level."""
+        outputs, self.outputs = self.outputs, "native"
+        result = probe([self], lambda x: (x, MultiEncoderUNet.forward(self, x, features=True)), parts.examples())
+        self.outputs = outputs
+        if result is None:
+            return
+        x, output = result
+        for level, features in zip(self.levels, output.target, strict=True):
+            if features is x:
+                raise ValueError(f"levels: map {level} is the input itself, which no encoder can change; leave it out")
+        maps = [*output.target, *(features for general in output.general for features in general)]
+        reached = reached_parameters([*maps, *_flatten(output.logits)])
+        for parameter in self.parameters():
+            if parameter not in reached:
+                parameter.requires_grad_(False)
+
+
+class DualEncoderUNet(MultiEncoderUNet):
+    """One general encoder, one target encoder and one decoder: the paper's model, of a network you have.
+
+    The case ``generals=1`` of [`MultiEncoderUNet`][relcons.MultiEncoderUNet], which lists the
+    arguments; ``source`` is a tensor and the output's maps are tuples, one per level. The paper's own
+    is ``DualEncoderUNet(net, general="reset", fusion="concat")``.
+
+    Source: Zhang et al. 2021, Section III-A and Fig. 2.
+
+    Example:
+        >>> import segmentation_models_pytorch as smp
+        >>> model = DualEncoderUNet(smp.Unet("resnet18", encoder_weights=None, in_channels=1))
+        >>> output = model(torch.rand(2, 1, 64, 64), source=torch.rand(2, 1, 64, 64))
+        >>> loss = output.logits.mean() + RelationLoss(weight=0.1)(output)
+        >>> loss.backward()
+    """
+
+    def __init__(
+        self,
+        net: nn.Module | UNetParts,
+        *,
+        general: General | nn.Module = "copy",
+        fusion: Fusion = "project",
+        levels: Sequence[int] = (-1,),
+        route: Route = "paper",
+        outputs: Outputs = "auto",
+    ) -> None:
+        super().__init__(net, generals=1, general=general, fusion=fusion, levels=levels, route=route, outputs=outputs)
+
+    @property
+    def general_encoder(self) -> nn.Module:
+        """The general encoder."""
+        return self.general_encoders[0]
+
+    def forward(  # type: ignore[override]
+        self,
+        x: Tensor,
+        source: Tensor | None = None,
+        unlabelled: Tensor | None = None,
+        features: bool = False,
+    ) -> Any:
+        """Logits of ``x``, with the maps that the relation losses need where they are asked for.
+
+        Args:
+            x: target images X^c, ``(B, C, *spatial)``.
+            source: source images X^n of any batch size.
+            unlabelled: more target images, for the relations only: ``target`` and ``general`` then
+                hold ``x``'s rows followed by theirs.
+            features: return the maps also without ``source`` and ``unlabelled``.
+
+        Returns:
+            Logits, or [`DualEncoderOutput`][relcons.DualEncoderOutput] when ``source``,
+            ``unlabelled`` or ``features`` is given.
+
+        Raises:
+            ValueError: an input's sizes do not fit the network.
+        """
+        output = super().forward(x, None if source is None else (source,), unlabelled, features)
+        if not isinstance(output, MultiEncoderOutput):
+            return output
+        return DualEncoderOutput(
+            output.logits,
+            output.target,
+            output.general[0],
+            None if output.source is None else output.source[0],
+        )
+
+
+def _uses_batch(layer: nn.Module) -> bool:
+    """Whether ``layer`` computes or keeps statistics over the batch in its present mode."""
+    if not layer.training or not isinstance(layer, _NormBase):
+        return False
+    return isinstance(layer, _BatchNorm) or layer.track_running_stats
+
+
+def _flatten(logits: Any) -> list[Tensor]:
+    if isinstance(logits, Tensor):
+        return [logits]
+    return [tensor for part in logits for tensor in _flatten(part)]

@@ -1,0 +1,124 @@
+"""The contract between a network and the multi-encoder models: encoder, decoder, head."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+__all__ = ["UNetParts"]
+
+
+@dataclass(frozen=True, eq=False)
+class UNetParts:
+    """A network as encoder, decoder and head: ``head(decoder(encoder(x)))``.
+
+    Pass it where a supported network would go, to use a network of your own.
+
+    Args:
+        encoder: ``encoder(x)`` gives a list of maps ``(B, C, *spatial)``, finest first, bottleneck last.
+        decoder: ``decoder(maps)`` takes that list.
+        head: takes what the decoder returns; None where the decoder returns the logits itself.
+        channels: widths of that list; None reads ``encoder.out_channels``, ``encoder.output_channels``
+            or ``encoder.feature_info``.
+        widen: ``widen(extra)`` gives a fresh decoder whose bottleneck takes ``extra`` more channels;
+            only ``fusion="concat"`` needs it.
+
+    Raises:
+        TypeError: encoder, decoder or head is not a module, or ``widen`` is not callable.
+        ValueError: ``channels`` is not given and the encoder does not tell them, or holds no width.
+
+    Example:
+        >>> class Encoder(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.stages = nn.ModuleList([nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 16, 2, 2)])
+        ...
+        ...     def forward(self, x):
+        ...         return [x := stage(x) for stage in self.stages]
+        >>> class Decoder(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.up = nn.ConvTranspose2d(16, 8, 2, 2)
+        ...
+        ...     def forward(self, maps):
+        ...         return self.up(maps[-1]) + maps[0]
+        >>> parts = UNetParts(Encoder(), Decoder(), head=nn.Conv2d(8, 1, 1), channels=(8, 16))
+        >>> DualEncoderUNet(parts)(torch.rand(2, 1, 8, 8)).shape
+        torch.Size([2, 1, 8, 8])
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    head: nn.Module | None = None
+    channels: Sequence[int] | None = None
+    widen: Callable[[int], nn.Module] | None = None
+
+    def __post_init__(self) -> None:
+        for name, module in (("encoder", self.encoder), ("decoder", self.decoder), ("head", self.head)):
+            if not isinstance(module, nn.Module) and not (name == "head" and module is None):
+                raise TypeError(f"{name} must be a torch.nn.Module, got {type(module).__name__}")
+        if self.widen is not None and not callable(self.widen):
+            raise TypeError(f"widen must be a function from a number of channels to a decoder, got {self.widen!r}")
+        channels = self.channels if self.channels is not None else read_channels(self.encoder)
+        if channels is None:
+            raise ValueError(
+                f"channels is needed: {type(self.encoder).__name__} has none of out_channels, output_channels "
+                "and feature_info; pass channels=, the widths of the encoder's maps, finest first"
+            )
+        widths = tuple(int(width) for width in channels)
+        if not widths or min(widths) < 0 or widths[-1] == 0:
+            raise ValueError(f"channels must be the widths of the encoder's maps, bottleneck last, got {widths}")
+        object.__setattr__(self, "channels", widths)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the encoder's maps, finest first."""
+        return tuple(self.channels or ())
+
+    @property
+    def classification_head(self) -> nn.Module | None:
+        """Head that reads the bottleneck, for networks that have one."""
+        return None
+
+    @property
+    def divisors(self) -> tuple[int, ...] | None:
+        """What each spatial size of the input must be a multiple of; None where nothing is known."""
+        return None
+
+    def examples(self) -> Iterator[Tensor]:
+        """Small inputs, at least one of which the network takes; none where nothing is known."""
+        return iter(())
+
+    def fresh_encoder(self) -> nn.Module:
+        """Encoder of the same architecture with fresh weights, by every layer's own ``reset_parameters``.
+
+        Raises:
+            ValueError: a layer holds parameters and has no such method.
+        """
+        encoder = copy.deepcopy(self.encoder)
+        reset_parameters(encoder)
+        return encoder
+
+
+def reset_parameters(module: nn.Module) -> None:
+    """Reset every layer of ``module`` by its own ``reset_parameters``; ValueError where a layer has none."""
+    for name, layer in module.named_modules():
+        reset = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
+        if callable(reset):
+            reset()
+        elif next(layer.parameters(recurse=False), None) is not None:
+            raise ValueError(
+                f'general="reset": layer {name!r} ({type(layer).__name__}) holds parameters and has no '
+                'reset_parameters(); pass a freshly built encoder as general=, or use general="copy"'
+            )
+
+
+def read_channels(encoder: nn.Module) -> Sequence[int] | None:
+    """Widths of an encoder's maps where it tells them as smp, DNA or timm encoders do, else None."""
+    for name in ("out_channels", "output_channels"):
+        value = getattr(encoder, name, None)
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return value
+    info = getattr(encoder, "feature_info", None)
+    return list(info.channels()) if info is not None and hasattr(info, "channels") else None

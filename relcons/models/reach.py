@@ -1,0 +1,59 @@
+"""Which parameters a model's outputs depend on."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["probe", "reached_parameters"]
+
+T = TypeVar("T")
+
+
+def probe(modules: Iterable[nn.Module], run: Callable[[Tensor], T], examples: Iterable[Tensor]) -> T | None:
+    """Result of ``run`` on the first example that it takes, with gradients recorded; None if it takes none.
+
+    Modules are in evaluation mode meanwhile, so that no statistics move and one sample suffices.
+    """
+    modules = list(modules)
+    parameter = next((p for module in modules for p in module.parameters()), None)
+    with _evaluating(modules), torch.random.fork_rng(devices=[]), torch.enable_grad():
+        for example in examples:
+            if parameter is not None:
+                example = example.to(parameter.device, parameter.dtype)
+            try:
+                return run(example)
+            except (RuntimeError, ValueError, AssertionError):
+                continue  # some transformers take a single input size only
+    return None
+
+
+def reached_parameters(outputs: Iterable[Tensor]) -> set[Tensor]:
+    """Leaves that a backward pass from ``outputs`` would reach."""
+    found: set[Tensor] = set()
+    nodes = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    seen = set(nodes)
+    while nodes:
+        node = nodes.pop()
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            found.add(leaf)
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                nodes.append(following)
+    return found
+
+
+@contextmanager
+def _evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
+    modes = {layer: layer.training for module in modules for layer in module.modules()}
+    try:
+        for layer in modes:
+            layer.training = False
+        yield
+    finally:
+        for layer, mode in modes.items():
+            layer.training = mode

@@ -1,0 +1,224 @@
+"""Pictures of relation matrices. Needs matplotlib: ``pip install "relcons[plot]"``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    Values: TypeAlias = NDArray[np.float64]
+    Matrix: TypeAlias = Tensor | NDArray[np.floating[Any]]
+    Matrices: TypeAlias = Matrix | Sequence[Matrix]
+
+__all__ = ["plot_relation", "plot_relations"]
+
+RELATION_COLOURS, DIFFERENCE_COLOURS = "viridis", "Reds"
+# Entries above this share of all saturate: the diagonal is far above the rest and would leave it black.
+SHOWN = 0.995
+PANEL = 1.75  # side of one matrix in inches
+
+
+def plot_relation(
+    matrix: Matrix,
+    ax: Axes | None = None,
+    *,
+    title: str | None = None,
+    limits: tuple[float, float] | None = None,
+    difference: bool = False,
+    colorbar: bool = True,
+) -> Figure:
+    """Picture of one relation matrix, channel by channel.
+
+    Args:
+        matrix: ``(C, C)``, a tensor on any device or an array.
+        ax: matplotlib axes to draw in; by default a figure of its own, which pyplot does not know.
+        title: text above the matrix.
+        limits: values of the first and last colour; by default 0 (or the smallest entry, if negative)
+            and the 99.5th percentile, so that the strong diagonal does not hide the rest.
+        difference: draw in the colours of differences, white to red, and write the mean below.
+        colorbar: draw one beside the matrix.
+
+    Returns:
+        The figure that holds the picture: ``.savefig("relation.png")`` writes it.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: ``matrix`` is not square, is empty or holds NaN or infinity.
+
+    Source: Figs. 5 and 6 of Zhang et al. 2021 (doi 10.1109/JBHI.2021.3106341).
+
+    Example:
+        >>> figure = plot_relation(torch.eye(8), title="R", limits=(0, 1))
+        >>> figure.axes[0].get_title()
+        'R'
+    """
+    _require_matplotlib()
+    values = _as_array("matrix", matrix)
+    if ax is None:
+        ax = _new_figure(figsize=(4, 3.4)).add_subplot()
+    limits = _scale([values], limits)
+    picture = _draw(ax, values, limits, difference)
+    if title:
+        ax.set_title(title)
+    figure: Figure = ax.get_figure(root=True)  # type: ignore[assignment]
+    if colorbar:
+        figure.colorbar(picture, ax=ax, extend=_extend([values], limits))
+    return figure
+
+
+def plot_relations(
+    general_source: Matrices,
+    general_target: Matrices,
+    target: Matrices,
+    *,
+    labels: Sequence[str] | None = None,
+) -> Figure:
+    r"""Both pairs of relation matrices with their absolute differences, one row per moment of training.
+
+    Columns: $R_G(X^n)$, $R_G(X^c)$ and their difference, which $L_G$ makes smaller; then $R_G(X^c)$,
+    $R_T(X^c)$ and theirs, which $L_T$ makes larger. All relations share one colour scale, all
+    differences another (see the bars; each ends at the 99.5th percentile). Under every difference
+    stands its mean over the entries.
+
+    Args:
+        general_source: $R_G(X^n)$: ``(C, C)``, or one for each row as ``(rows, C, C)`` or a sequence.
+        general_target: $R_G(X^c)$, as many.
+        target: $R_T(X^c)$, as many.
+        labels: text at the left of each row, such as ``"step 100"``.
+
+    Returns:
+        The figure; pyplot does not know it.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: the numbers of matrices or labels, or the shapes, differ; or a matrix is not square,
+            is empty or holds NaN or infinity.
+
+    Source: Figs. 5 and 6 of Zhang et al. 2021 (doi 10.1109/JBHI.2021.3106341).
+
+    Example:
+        >>> r = torch.eye(8).repeat(2, 1, 1)
+        >>> figure = plot_relations(r, r, 0.5 * r, labels=["step 0", "step 100"])
+    """
+    _require_matplotlib()
+    named = {"general_source": general_source, "general_target": general_target, "target": target}
+    columns = {name: _as_arrays(name, matrices) for name, matrices in named.items()}
+    rows = list(zip(*_check_columns(columns, labels), strict=True))
+    relations = [matrix for row in rows for matrix in row]
+    differences = [abs(a - b) for row in rows for a, b in pairwise(row)]
+    relation_scale, difference_scale = _scale(relations, None), _scale(differences, None)
+
+    figure = _new_figure(figsize=(6 * PANEL + 2.2, len(rows) * (PANEL + 0.25) + 0.7))
+    grid = figure.add_gridspec(len(rows), 7, width_ratios=[1, 1, 1, 0.08, 1, 1, 1])
+    panels: list[Axes] = []
+    for index, (source, general, own) in enumerate(rows):
+        for first, (left, right) in ((0, (source, general)), (4, (general, own))):
+            axes = [figure.add_subplot(grid[index, first + column]) for column in range(3)]
+            shown = _draw(axes[0], left, relation_scale, difference=False)
+            _draw(axes[1], right, relation_scale, difference=False)
+            shown_difference = _draw(axes[2], abs(left - right), difference_scale, difference=True)
+            panels += axes
+            if index == 0:
+                _write_titles(axes, general=first == 0)
+            if first == 0 and labels is not None:
+                axes[0].set_ylabel(labels[index])
+    bar: dict[str, Any] = {"ax": panels, "fraction": 0.03, "pad": 0.015, "shrink": 0.9}
+    for picture, label, values, limits in (
+        (shown_difference, "|difference|", differences, difference_scale),
+        (shown, "relation", relations, relation_scale),
+    ):
+        figure.colorbar(picture, label=label, extend=_extend(values, limits), **bar)
+    return figure
+
+
+def _write_titles(axes: Sequence[Axes], *, general: bool) -> None:
+    if general:
+        titles = (r"$R_G(X^n)$", "general encoder, source and target images\n$R_G(X^c)$")
+    else:
+        titles = (r"$R_G(X^c)$", "general and target encoder, target images\n$R_T(X^c)$")
+    for ax, title in zip(axes, (*titles, "|difference|"), strict=True):
+        ax.set_title(title, fontsize="medium")
+
+
+def _require_matplotlib() -> None:
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ImportError('relcons.plot needs matplotlib: pip install "relcons[plot]"') from error
+
+
+def _new_figure(figsize: tuple[float, float]) -> Figure:
+    """A figure without pyplot: no global state, no window, nothing to close."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=figsize, dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _draw(ax: Axes, matrix: Values, limits: tuple[float, float], difference: bool) -> ScalarMappable:
+    colours = DIFFERENCE_COLOURS if difference else RELATION_COLOURS
+    picture = ax.imshow(matrix, cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    if difference:
+        ax.set_xlabel(f"mean {matrix.mean():#.2g}")
+    return picture
+
+
+def _scale(matrices: list[Values], limits: tuple[float, float] | None) -> tuple[float, float]:
+    import numpy as np
+
+    if limits is not None:
+        return limits
+    values = np.concatenate([matrix.ravel() for matrix in matrices])
+    low, high = min(0.0, float(values.min())), float(np.quantile(values, SHOWN))
+    # Equal ends would make matplotlib invent a scale around them.
+    return (low, high) if high > low else (low, low + 1)
+
+
+def _extend(matrices: list[Values], limits: tuple[float, float]) -> str:
+    """Where a colour bar gets an arrow: "max" if entries lie beyond its last colour."""
+    return "max" if max(float(matrix.max()) for matrix in matrices) > limits[1] else "neither"
+
+
+def _as_array(name: str, matrix: Matrix) -> Values:
+    import numpy as np
+
+    if isinstance(matrix, Tensor):
+        matrix = matrix.detach().to("cpu", torch.float64).numpy()
+    values = np.asarray(matrix, dtype=np.float64)
+    if values.ndim != 2 or values.shape[0] != values.shape[1] or values.size == 0:
+        raise ValueError(f"{name} must be square, (C, C), got {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} holds NaN or infinity")
+    return values
+
+
+def _as_arrays(name: str, matrices: Matrices) -> list[Values]:
+    single = getattr(matrices, "ndim", None) == 2
+    return [_as_array(name, matrix) for matrix in ([matrices] if single else matrices)]  # type: ignore[arg-type]
+
+
+def _check_columns(columns: dict[str, list[Values]], labels: Sequence[str] | None) -> list[list[Values]]:
+    counts = {name: len(matrices) for name, matrices in columns.items()}
+    if labels is not None:
+        counts["labels"] = len(labels)
+    if len(set(counts.values())) > 1 or 0 in counts.values():
+        raise ValueError(f"one matrix (and label) per row is needed, got {counts}")
+    for row in zip(*columns.values(), strict=True):
+        if len({matrix.shape for matrix in row}) > 1:
+            shapes = ", ".join(f"{name} {matrix.shape}" for name, matrix in zip(columns, row, strict=True))
+            raise ValueError(f"the matrices of a row must have the same shape, got {shapes}")
+    return list(columns.values())

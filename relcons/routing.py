@@ -1,0 +1,190 @@
+"""Which loss may move which parameters: routes, and a check that nothing leaks."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["GradientRouter"]
+
+Route = Iterable[nn.Module | nn.Parameter | str] | nn.Module | nn.Parameter | str
+
+
+class GradientRouter:
+    """Sends each loss to its own parameters, and tells where a loss reaches more than it should.
+
+    [`DualEncoderUNet`][relcons.DualEncoderUNet] needs no router to train: its single backward
+    already is the paper's three updates. Use the router to check that, or to route the losses of a
+    model that has no such stops.
+
+    Args:
+        optimizer: the optimiser over all routed parameters (one, with parameter groups as needed).
+        routes: loss name -> what that loss may move: modules, parameters, or names of ``model``'s
+            submodules or parameters; ``model.routes()`` gives them for relcons models.
+        model: the module that names are looked up in and that parameters are named after.
+        backward: called as ``backward(loss, inputs=..., retain_graph=...)`` in place of
+            ``loss.backward``: ``fabric.backward``, ``accelerator.backward``, or a lambda that scales.
+
+    Raises:
+        TypeError: a route holds something else than the above, or a name is given without ``model``.
+        ValueError: a route is empty, a name is not in ``model``, or a routed trainable parameter is
+            not in the optimiser.
+
+    Source: Zhang et al. 2021, Algorithm 1, lines 9 to 11. The term "gradient routing" is also used
+    for data-dependent masks (Cloud et al. 2024, arXiv 2410.04332), which this is not.
+
+    Example:
+        >>> net = nn.ModuleDict({"encoder": nn.Linear(2, 2), "head": nn.Linear(2, 1)})
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        >>> router = GradientRouter(optimizer, {"fit": ["head"]}, model=net)
+        >>> router.check({"fit": net["head"](net["encoder"](torch.ones(1, 2))).sum()})
+        {'fit': ['encoder.weight', 'encoder.bias']}
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        routes: Mapping[str, Route],
+        *,
+        model: nn.Module | None = None,
+        backward: Callable[..., Any] | None = None,
+    ) -> None:
+        self.optimizer = optimizer
+        self._backward = torch.autograd.backward if backward is None else backward
+        self._routes = {name: _parameters(name, route, model) for name, route in routes.items()}
+        optimised = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        named = dict(model.named_parameters()) if model is not None else {}
+        self._names = {parameter: name for name, parameter in named.items()}
+        for number, parameter in enumerate(optimised):
+            self._names.setdefault(parameter, f"parameter {number} of the optimiser")
+        for name, parameters in self._routes.items():
+            for parameter in set(parameters) - set(optimised):
+                if parameter.requires_grad:
+                    raise ValueError(
+                        f"route {name!r} holds {self._names.get(parameter, 'a parameter')} of shape "
+                        f"{tuple(parameter.shape)}, which the optimiser does not update; give the optimiser "
+                        "every routed parameter, or freeze those that should stay"
+                    )
+
+    def backward(self, losses: Mapping[str, Tensor]) -> None:
+        """Add each loss's gradient to ``.grad`` of the parameters on its route, and of no others.
+
+        Losses with the same route share one pass.
+
+        Raises:
+            ValueError: ``losses`` has a name without a route.
+        """
+        groups: dict[frozenset[nn.Parameter], list[Tensor]] = {}
+        for name, loss in losses.items():
+            groups.setdefault(frozenset(self._route(name)), []).append(loss)
+        passes = [
+            (torch.stack(together).sum(), [p for p in self._names if p in route and p.requires_grad])
+            for route, together in groups.items()
+            if any(loss.requires_grad for loss in together)
+        ]
+        for number, (loss, inputs) in enumerate(passes, start=1):
+            if inputs:
+                self._backward(loss, inputs=inputs, retain_graph=number < len(passes))
+
+    def step(
+        self,
+        losses: Mapping[str, Tensor] | None = None,
+        *,
+        scaler: Any = None,
+        clip: float | None = None,
+    ) -> None:
+        """Step the optimiser and clear the gradients, after ``backward(losses)`` where losses are given.
+
+        Args:
+            losses: loss name -> scalar; None where ``backward`` was called already (accumulation).
+            scaler: a ``torch.amp.GradScaler``: losses are scaled, gradients unscaled before clipping,
+                and the scaler updated.
+            clip: largest gradient norm of each set of parameters that losses link: one set holds all
+                that a loss reaches and what other losses reach with it. For the paper: the general
+                encoder, and the target encoder with the decoder.
+
+        Raises:
+            ValueError: ``clip`` is not positive, or ``losses`` has a name without a route.
+        """
+        if clip is not None and not clip > 0:
+            raise ValueError(f"clip must be a positive gradient norm, got {clip!r}")
+        if losses is not None:
+            self.backward(losses if scaler is None else {k: scaler.scale(loss) for k, loss in losses.items()})
+        if scaler is not None:
+            scaler.unscale_(self.optimizer)
+        if clip is not None:
+            for parameters in self._linked_sets():
+                torch.nn.utils.clip_grad_norm_(parameters, clip)
+        if scaler is None:
+            self.optimizer.step()
+        else:
+            scaler.step(self.optimizer)
+            scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def check(self, losses: Mapping[str, Tensor]) -> dict[str, list[str]]:
+        """Name the parameters that each loss reaches outside its route; all lists are empty when nothing leaks.
+
+        Looks at every parameter of the model (of the optimiser where no model was given) and leaves
+        the graph and ``.grad`` as they are.
+
+        Raises:
+            ValueError: ``losses`` has a name without a route.
+        """
+        leaks: dict[str, list[str]] = {}
+        trainable = [parameter for parameter in self._names if parameter.requires_grad]
+        for name, loss in losses.items():
+            route = set(self._route(name))
+            grads: Iterable[Tensor | None] = [None] * len(trainable)
+            if loss.requires_grad:
+                grads = torch.autograd.grad(loss, trainable, retain_graph=True, allow_unused=True)
+            leaks[name] = [
+                self._names[parameter]
+                for parameter, grad in zip(trainable, grads, strict=True)
+                if grad is not None and parameter not in route
+            ]
+        return leaks
+
+    def _route(self, name: str) -> list[nn.Parameter]:
+        if name not in self._routes:
+            raise ValueError(f"losses has {name!r}, for which there is no route; routes are {list(self._routes)}")
+        return self._routes[name]
+
+    def _linked_sets(self) -> list[list[nn.Parameter]]:
+        """Parameters grouped so that no loss reaches two groups."""
+        sets: list[set[nn.Parameter]] = []
+        for parameters in self._routes.values():
+            joined = set(parameters).union(*(other for other in sets if not other.isdisjoint(parameters)))
+            sets = [other for other in sets if other.isdisjoint(parameters)] + [joined]
+        return [[parameter for parameter in self._names if parameter in linked] for linked in sets]
+
+
+def _parameters(name: str, route: Route, model: nn.Module | None) -> list[nn.Parameter]:
+    """Parameters that a route's modules, parameters and names stand for, each once."""
+    entries = [route] if isinstance(route, nn.Module | nn.Parameter | str) else list(route)
+    found: dict[nn.Parameter, None] = {}
+    for entry in entries:
+        if isinstance(entry, str):
+            entry = _look_up(name, entry, model)
+        if isinstance(entry, nn.Parameter):
+            found[entry] = None
+        elif isinstance(entry, nn.Module):
+            found.update(dict.fromkeys(entry.parameters()))
+        else:
+            raise TypeError(
+                f"route {name!r} must hold modules, parameters or names, got {type(entry).__name__}: {entry!r:.60}"
+            )
+    if not found:
+        raise ValueError(f"route {name!r} holds no parameter; leave the route out, or name what its loss may move")
+    return list(found)
+
+
+def _look_up(name: str, entry: str, model: nn.Module | None) -> nn.Module | nn.Parameter:
+    if model is None:
+        raise TypeError(f"route {name!r} holds the name {entry!r}; pass model= to look it up in")
+    found: dict[str, nn.Module | nn.Parameter] = {**dict(model.named_modules()), **dict(model.named_parameters())}
+    if entry in found:
+        return found[entry]
+    children = [child for child, _ in model.named_children()]
+    raise ValueError(f"route {name!r} names {entry!r}, which {type(model).__name__} lacks; its children are {children}")
