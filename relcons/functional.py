@@ -33,7 +33,7 @@ def gram_matrix(features: Tensor, *, batch: Batch = "mean") -> Tensor:
 
     Source: Zhang et al. 2021 (doi 10.1109/JBHI.2021.3106341), Eq. 1 and the sentence before it.
 
-    Example:
+    Examples:
         >>> gram_matrix(torch.tensor([[[1.0, 2.0], [0.0, 3.0]]]))
         tensor([[5., 6.],
                 [6., 9.]])
@@ -73,7 +73,7 @@ def relation_matrix(features: Tensor, *, batch: Batch = "mean", eps: float = 1e-
 
     Source: Zhang et al. 2021, Eq. 2.
 
-    Example:
+    Examples:
         >>> relation_matrix(torch.tensor([[[3.0, 0.0], [0.0, 0.0]]]))
         tensor([[1., 0.],
                 [0., 0.]])
@@ -117,7 +117,7 @@ def relation_distance(a: Tensor, b: Tensor, *, reduction: Reduction = "sum") -> 
 
     Source: Zhang et al. 2021, the squared norm in Eq. 4 and 5.
 
-    Example:
+    Examples:
         >>> relation_distance(torch.eye(2), torch.zeros(2, 2), reduction="row_mean")
         tensor(1.)
     """
@@ -163,7 +163,7 @@ def general_consistency(source: Tensor, general: Tensor, *, reduction: Reduction
 
     Source: Zhang et al. 2021, Eq. 4 without lambda.
 
-    Example:
+    Examples:
         >>> features = torch.rand(2, 8, 7, 6)
         >>> general_consistency(features, 3 * features).item() < 1e-9
         True
@@ -195,7 +195,7 @@ def target_consistency(general: Tensor, target: Tensor, *, reduction: Reduction 
 
     Source: Zhang et al. 2021, Eq. 5 without lambda; the stop is Algorithm 1, lines 9 and 10.
 
-    Example:
+    Examples:
         >>> target_consistency(torch.rand(2, 8, 7, 6), torch.rand(2, 8, 7, 6)).item() <= 0
         True
     """

@@ -94,7 +94,7 @@ class GeneralConsistencyLoss(_WeightedLoss):
 
     Source: Zhang et al. 2021, Eq. 4.
 
-    Example:
+    Examples:
         >>> loss = GeneralConsistencyLoss(weight=0.1)
         >>> loss(torch.rand(2, 8, 7, 6), torch.rand(2, 8, 7, 6)).shape
         torch.Size([])
@@ -126,7 +126,7 @@ class TargetConsistencyLoss(_WeightedLoss):
 
     Source: Zhang et al. 2021, Eq. 5.
 
-    Example:
+    Examples:
         >>> loss = TargetConsistencyLoss(weight=0.1)
         >>> loss(torch.rand(2, 8, 7, 6), torch.rand(2, 8, 7, 6)).item() <= 0
         True
@@ -168,7 +168,7 @@ class RelationLoss(_WeightedLoss):
 
     Source: Zhang et al. 2021, Eq. 4 and 5 and Algorithm 1.
 
-    Example:
+    Examples:
         >>> maps = [torch.rand(2, 8, 7, 6) for _ in range(3)]
         >>> output = DualEncoderOutput(logits=None, target=maps[:1], general=maps[1:2], source=maps[2:])
         >>> relation = RelationLoss(weight=GaussianRampUp(total_steps=1000))
@@ -192,7 +192,7 @@ class RelationLoss(_WeightedLoss):
         self.target = ConstantWeight(float(target)).value if target is not False else None
 
     def forward(self, output: RelationOutput) -> Tensor:
-        """Weighted sum of the terms; see [`terms`][relcons.RelationLoss.terms]."""
+        """Weighted sum of the terms; see [`terms`][relcons.losses.RelationLoss.terms]."""
         return self.terms(output).total
 
     def terms(self, output: RelationOutput) -> RelationTerms:

@@ -24,6 +24,7 @@ __all__ = ["plot_relation", "plot_relations"]
 
 RELATION_COLOURS, DIFFERENCE_COLOURS = "viridis", "Reds"
 # Entries above this share of all saturate: the diagonal is far above the rest and would leave it black.
+# Below zero, where a leaky activation puts a few entries, the same share of the other end does.
 SHOWN = 0.995
 PANEL = 1.75  # side of one matrix in inches
 
@@ -43,8 +44,8 @@ def plot_relation(
         matrix: ``(C, C)``, a tensor on any device or an array.
         ax: matplotlib axes to draw in; by default a figure of its own, which pyplot does not know.
         title: text above the matrix.
-        limits: values of the first and last colour; by default 0 (or the smallest entry, if negative)
-            and the 99.5th percentile, so that the strong diagonal does not hide the rest.
+        limits: values of the first and last colour; by default 0 (or the 0.5th percentile, if that is
+            negative) and the 99.5th percentile, so that the strong diagonal does not hide the rest.
         difference: draw in the colours of differences, white to red, and write the mean below.
         colorbar: draw one beside the matrix.
 
@@ -57,7 +58,7 @@ def plot_relation(
 
     Source: Figs. 5 and 6 of Zhang et al. 2021 (doi 10.1109/JBHI.2021.3106341).
 
-    Example:
+    Examples:
         >>> figure = plot_relation(torch.eye(8), title="R", limits=(0, 1))
         >>> figure.axes[0].get_title()
         'R'
@@ -77,7 +78,7 @@ def plot_relation(
 
 
 def plot_relations(
-    general_source: Matrices,
+    general_source: Matrices | None,
     general_target: Matrices,
     target: Matrices,
     *,
@@ -87,11 +88,12 @@ def plot_relations(
 
     Columns: $R_G(X^n)$, $R_G(X^c)$ and their difference, which $L_G$ makes smaller; then $R_G(X^c)$,
     $R_T(X^c)$ and theirs, which $L_T$ makes larger. All relations share one colour scale, all
-    differences another (see the bars; each ends at the 99.5th percentile). Under every difference
+    differences another (see the bars; the outermost 0.5 % of entries saturate). Under every difference
     stands its mean over the entries.
 
     Args:
-        general_source: $R_G(X^n)$: ``(C, C)``, or one for each row as ``(rows, C, C)`` or a sequence.
+        general_source: $R_G(X^n)$: ``(C, C)``, or one for each row as ``(rows, C, C)`` or a sequence;
+            None without source images: the first three columns are then left out.
         general_target: $R_G(X^c)$, as many.
         target: $R_T(X^c)$, as many.
         labels: text at the left of each row, such as ``"step 100"``.
@@ -106,39 +108,46 @@ def plot_relations(
 
     Source: Figs. 5 and 6 of Zhang et al. 2021 (doi 10.1109/JBHI.2021.3106341).
 
-    Example:
+    Examples:
         >>> r = torch.eye(8).repeat(2, 1, 1)
         >>> figure = plot_relations(r, r, 0.5 * r, labels=["step 0", "step 100"])
     """
     _require_matplotlib()
     named = {"general_source": general_source, "general_target": general_target, "target": target}
-    columns = {name: _as_arrays(name, matrices) for name, matrices in named.items()}
+    columns = {name: _as_arrays(name, matrices) for name, matrices in named.items() if matrices is not None}
     rows = list(zip(*_check_columns(columns, labels), strict=True))
+    pairs = [list(pairwise(row)) for row in rows]
     relations = [matrix for row in rows for matrix in row]
-    differences = [abs(a - b) for row in rows for a, b in pairwise(row)]
-    relation_scale, difference_scale = _scale(relations, None), _scale(differences, None)
+    differences = [abs(a - b) for row in pairs for a, b in row]
+    scales = _scale(relations, None), _scale(differences, None)
 
-    figure = _new_figure(figsize=(6 * PANEL + 2.2, len(rows) * (PANEL + 0.25) + 0.7))
-    grid = figure.add_gridspec(len(rows), 7, width_ratios=[1, 1, 1, 0.08, 1, 1, 1])
+    count = len(pairs[0])
+    figure = _new_figure(figsize=(3 * count * PANEL + 2.2, len(rows) * (PANEL + 0.25) + 0.7))
+    grid = figure.add_gridspec(len(rows), 4 * count, width_ratios=[1, 1, 1, 0.08] * count)
     panels: list[Axes] = []
-    for index, (source, general, own) in enumerate(rows):
-        for first, (left, right) in ((0, (source, general)), (4, (general, own))):
-            axes = [figure.add_subplot(grid[index, first + column]) for column in range(3)]
-            shown = _draw(axes[0], left, relation_scale, difference=False)
-            _draw(axes[1], right, relation_scale, difference=False)
-            shown_difference = _draw(axes[2], abs(left - right), difference_scale, difference=True)
+    for index, row in enumerate(pairs):
+        for place, pair in enumerate(row):
+            axes = [figure.add_subplot(grid[index, 4 * place + column]) for column in range(3)]
+            pictures = _draw_pair(axes, pair, scales)
             panels += axes
             if index == 0:
-                _write_titles(axes, general=first == 0)
-            if first == 0 and labels is not None:
-                axes[0].set_ylabel(labels[index])
+                _write_titles(axes, general=place < count - 1)
+        if labels is not None:
+            panels[-3 * count].set_ylabel(labels[index])
+    # The bar added last stands outermost.
     bar: dict[str, Any] = {"ax": panels, "fraction": 0.03, "pad": 0.015, "shrink": 0.9}
-    for picture, label, values, limits in (
-        (shown_difference, "|difference|", differences, difference_scale),
-        (shown, "relation", relations, relation_scale),
-    ):
-        figure.colorbar(picture, label=label, extend=_extend(values, limits), **bar)
+    figure.colorbar(pictures[1], label="|difference|", extend=_extend(differences, scales[1]), **bar)
+    figure.colorbar(pictures[0], label="relation", extend=_extend(relations, scales[0]), **bar)
     return figure
+
+
+def _draw_pair(
+    axes: Sequence[Axes], pair: tuple[Values, Values], scales: tuple[tuple[float, float], tuple[float, float]]
+) -> tuple[ScalarMappable, ScalarMappable]:
+    left, right = pair
+    picture = _draw(axes[0], left, scales[0], difference=False)
+    _draw(axes[1], right, scales[0], difference=False)
+    return picture, _draw(axes[2], abs(left - right), scales[1], difference=True)
 
 
 def _write_titles(axes: Sequence[Axes], *, general: bool) -> None:
@@ -183,14 +192,16 @@ def _scale(matrices: list[Values], limits: tuple[float, float] | None) -> tuple[
     if limits is not None:
         return limits
     values = np.concatenate([matrix.ravel() for matrix in matrices])
-    low, high = min(0.0, float(values.min())), float(np.quantile(values, SHOWN))
+    low, high = min(0.0, float(np.quantile(values, 1 - SHOWN))), float(np.quantile(values, SHOWN))
     # Equal ends would make matplotlib invent a scale around them.
     return (low, high) if high > low else (low, low + 1)
 
 
 def _extend(matrices: list[Values], limits: tuple[float, float]) -> str:
-    """Where a colour bar gets an arrow: "max" if entries lie beyond its last colour."""
-    return "max" if max(float(matrix.max()) for matrix in matrices) > limits[1] else "neither"
+    """At which ends entries lie beyond the scale, as a colour bar's `extend` says it."""
+    below = min(float(matrix.min()) for matrix in matrices) < limits[0]
+    above = max(float(matrix.max()) for matrix in matrices) > limits[1]
+    return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[below, above]
 
 
 def _as_array(name: str, matrix: Matrix) -> Values:

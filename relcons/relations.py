@@ -26,7 +26,7 @@ class GramRelation(nn.Module):
         ValueError: ``batch`` is unknown, ``eps`` is not in [0, 1), or ``sync`` is asked for with
             ``batch="none"`` (samples need no other process).
 
-    Example:
+    Examples:
         >>> GramRelation()(torch.rand(2, 8, 7, 6)).shape
         torch.Size([8, 8])
     """

@@ -34,7 +34,7 @@ class GradientRouter:
     Source: Zhang et al. 2021, Algorithm 1, lines 9 to 11. The term "gradient routing" is also used
     for data-dependent masks (Cloud et al. 2024, arXiv 2410.04332), which this is not.
 
-    Example:
+    Examples:
         >>> net = nn.ModuleDict({"encoder": nn.Linear(2, 2), "head": nn.Linear(2, 1)})
         >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
         >>> router = GradientRouter(optimizer, {"fit": ["head"]}, model=net)

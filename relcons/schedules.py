@@ -33,7 +33,7 @@ class GaussianRampUp:
 
     Source: Zhang et al. 2021, Section IV-C; Laine & Aila, "Temporal ensembling", ICLR 2017.
 
-    Example:
+    Examples:
         >>> schedule = GaussianRampUp(total_steps=1000)
         >>> round(schedule(0), 6), round(schedule(500), 4), schedule(1000)
         (0.000674, 0.0082, 0.1)
@@ -67,7 +67,7 @@ class LinearRampUp:
         ValueError: ``total_steps`` is not a positive whole number or ``peak`` is not finite; when
             called, a negative step.
 
-    Example:
+    Examples:
         >>> LinearRampUp(total_steps=10, peak=1.0)(5)
         0.5
     """
@@ -96,7 +96,7 @@ class CosineRampUp:
         ValueError: ``total_steps`` is not a positive whole number or ``peak`` is not finite; when
             called, a negative step.
 
-    Example:
+    Examples:
         >>> CosineRampUp(total_steps=10, peak=1.0)(10)
         1.0
     """
@@ -123,7 +123,7 @@ class ConstantWeight:
     Raises:
         ValueError: ``value`` is not finite; when called, a negative step.
 
-    Example:
+    Examples:
         >>> ConstantWeight(0.1)(500)
         0.1
     """

@@ -29,7 +29,7 @@ def split_unet(net: nn.Module) -> "UNetParts":
     Raises:
         TypeError: ``net`` belongs to no supported family.
 
-    Example:
+    Examples:
         >>> import segmentation_models_pytorch as smp
         >>> split_unet(smp.Unet("resnet18", encoder_weights=None)).channels
         (3, 64, 64, 128, 256, 512)

@@ -70,7 +70,7 @@ class MultiEncoderUNet(nn.Module):
 
     Source: Zhang et al. 2021, Section III-A and Fig. 2.
 
-    Example:
+    Examples:
         >>> import segmentation_models_pytorch as smp
         >>> net = smp.Unet("resnet18", encoder_weights=None, in_channels=1)
         >>> model = MultiEncoderUNet(net, generals=2)
@@ -295,7 +295,7 @@ class DualEncoderUNet(MultiEncoderUNet):
 
     Source: Zhang et al. 2021, Section III-A and Fig. 2.
 
-    Example:
+    Examples:
         >>> import segmentation_models_pytorch as smp
         >>> model = DualEncoderUNet(smp.Unet("resnet18", encoder_weights=None, in_channels=1))
         >>> output = model(torch.rand(2, 1, 64, 64), source=torch.rand(2, 1, 64, 64))

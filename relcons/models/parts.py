@@ -28,7 +28,7 @@ class UNetParts:
         TypeError: encoder, decoder or head is not a module, or ``widen`` is not callable.
         ValueError: ``channels`` is not given and the encoder does not tell them, or holds no width.
 
-    Example:
+    Examples:
         >>> class Encoder(nn.Module):
         ...     def __init__(self):
         ...         super().__init__()

@@ -1,0 +1,176 @@
+"""What a run is: one frozen dataclass, three presets, and its JSON."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from covidct.errors import InputError
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run's result. The device is not among it.
+
+    `size` is the network's input (height, width). With `resize` every slice is resized to it; without, training
+    takes padded patches of it and inference slides a window. `batch_size` counts per stream (target, source) and
+    process. `fold` None is the published split. `split_seed` draws the folds and stays the same for all `seed`s.
+    """
+
+    dataset: str
+    data: str
+    source: tuple[str, ...]
+    method: str
+    preset: str
+    fold: int | None
+    seed: int
+    steps: int
+    batch_size: int
+    size: tuple[int, int]
+    resize: bool
+    features_per_stage: tuple[int, ...]
+    precision: str
+    flips: bool
+    log_every: int
+    relations_every: int
+    checkpoint_every: int
+    workers: int
+    split_seed: int = 0
+    learning_rate: float = 0.01
+    momentum: float = 0.99
+    nesterov: bool = True
+    weight_decay: float = 3e-5
+    clip: float = 12.0
+    poly: float = 0.9
+    oversample_foreground: float = 0.33
+    relation_reduction: str = "row_mean"
+    relation_peak: float = 0.1
+    relation_power: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "relations_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} must be 1 or more, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise InputError(f"--seed must be 0 or more, got {self.seed}")
+        if self.fold is not None and not 0 <= self.fold < FOLDS:
+            raise InputError(
+                f"--fold must be 0 to {FOLDS - 1}, got {self.fold}; leave it out for the published split"
+            )
+        if self.precision not in PRECISIONS:
+            raise InputError(f"--precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        self._check_size()
+
+    def to_json(self) -> str:
+        """The text of config.json."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    def _check_size(self) -> None:
+        stride = 2 ** (len(self.features_per_stage) - 1)
+        if any(length < 2 * stride or length % stride for length in self.size):
+            good = tuple(max(2, round(length / stride)) * stride for length in self.size)
+            raise InputError(
+                f"size {self.size[0]} x {self.size[1]} does not fit a network of {len(self.features_per_stage)} "
+                f"stages: both must be multiples of {stride}, at least {2 * stride}; take {good[0]} x {good[1]}"
+            )
+
+
+FOLDS = 5
+PRECISIONS = ("32", "bf16", "16")
+
+# What a preset decides. "auto" precision is bf16 where the processor computes in it, 32 elsewhere.
+PRESETS: dict[str, dict[str, Any]] = {
+    "demo": {
+        "steps": 600,
+        "batch_size": 4,
+        "size": (112, 96),
+        "resize": True,
+        "features_per_stage": (8, 16, 32, 64, 128),
+        "precision": "32",
+        "flips": False,
+        "log_every": 10,
+        "relations_every": 100,
+        "checkpoint_every": 100,
+        "workers": 1,
+    },
+    "cpu": {
+        "steps": 2000,
+        "batch_size": 4,
+        "size": (224, 192),
+        "resize": True,
+        "features_per_stage": (16, 32, 64, 128, 240, 240),
+        "precision": "auto",
+        "flips": False,
+        "log_every": 10,
+        "relations_every": 200,
+        "checkpoint_every": 100,
+        "workers": 1,
+    },
+    "paper": {
+        "steps": 250_000,
+        "batch_size": 2,
+        "size": (448, 384),
+        "resize": False,
+        "features_per_stage": (32, 64, 128, 256, 480, 480, 480),
+        "precision": "16",
+        "flips": True,
+        "log_every": 250,
+        "relations_every": 5000,
+        "checkpoint_every": 1000,
+        "workers": 8,
+    },
+}
+
+
+
+def read_config(path: Path) -> Config:
+    """The config that `path` (a run's config.json) holds; InputError if it is missing or not one."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: {path.parent} is not a run folder written by train.py") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}); it should be the config.json of train.py") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds {type(values).__name__}, not the fields of a run's config")
+    return _from_json(values, path)
+
+
+def _from_json(values: Mapping[str, Any], path: Path) -> Config:
+    names = {field.name for field in fields(Config)}
+    unknown, missing = sorted(set(values) - names), sorted(names - set(values))
+    if unknown or missing:
+        raise InputError(
+            f"{path} does not fit this version of train.py: "
+            f"unknown fields {unknown or 'none'}, missing fields {missing or 'none'}; train again with this version"
+        )
+    hints = get_type_hints(Config)
+    read = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    for name, value in read.items():
+        if not _fits(value, hints[name]):
+            raise InputError(f"{path}: {name} is {value!r}, not {hints[name]}; train again")
+    try:
+        return Config(**read)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    parts = get_args(hint)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, parts[0]) for item in value)
+    if parts:
+        return any(_fits(value, part) for part in parts)
+    # JSON writes 12.0 as 12.0, but a person may write 12; a bool counts as an int for Python only.
+    allowed = (int, float) if hint is float else hint
+    return isinstance(value, allowed) and (hint is bool or not isinstance(value, bool))
+
+
+def differences(saved: Config, asked: Mapping[str, Any]) -> list[str]:
+    """One line a field in which `asked` differs from `saved`."""
+    return [
+        f"{name} is {getattr(saved, name)!r} in the run, {value!r} was asked for"
+        for name, value in asked.items()
+        if getattr(saved, name) != value
+    ]

@@ -1,0 +1,243 @@
+"""Training batches whose content depends on (seed, stream, step, index) alone."""
+
+import random
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from zlib import crc32
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from covidct.data.augment import OUTSIDE, augmentation, larger_patch
+from covidct.data.patches import corner, cut
+from covidct.data.slices import Slice, check_slices, load_slice
+from covidct.errors import InputError
+
+__all__ = ["SliceSamples", "check_slices", "make_loader", "normalise", "resize_image"]
+
+Sample = dict[str, Tensor]
+
+# Slices that a worker keeps decoded: about 0.4 MB each with the mask, so 200 MB at most.
+KEPT = 512
+
+
+def make_loader(
+    slices: Sequence[Slice],
+    *,
+    stream: str,
+    size: tuple[int, int],
+    resize: bool,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    steps: int,
+    workers: int,
+    oversample_foreground: float = 0.33,
+    augment: bool = True,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader[Sample]:
+    """The batches of steps `first_step` to `steps - 1`, in order.
+
+    Each is a dict with `image`, float32 (batch_size, 1, H, W), and, where the slices have masks, `mask`, float32 0/1
+    of the same shape. They are the same for any number of workers and for any `first_step`, so a resumed run goes on
+    with what the interrupted one would have taken. Neither making nor reading the loader touches a global generator.
+
+    Args:
+        slices: drawn from uniformly, with replacement; all with masks or all without.
+        stream: what the batches are for ("target", "source"): streams draw independently.
+        size: (H, W) of the samples.
+        resize: the whole slice brought to `size`, or a padded patch of it.
+        batch_size: samples a step and process.
+        seed: 0 or more.
+        first_step, steps: the first step, and one past the last.
+        workers: processes that load; 0 loads in this one.
+        oversample_foreground: share of every batch, at its end, whose patch has lesion in it.
+        augment: nnU-Net's augmentation, or none.
+        rank, world_size: this process among `world_size`; the joined batch is then world_size * batch_size long.
+
+    Raises InputError: no slices, masks for a part of them, negative seed; and, while it is read, what `load_slice`
+    finds.
+    """
+    samples = SliceSamples(
+        slices,
+        stream=stream,
+        size=size,
+        resize=resize,
+        joined_batch=batch_size * world_size,
+        seed=seed,
+        oversample_foreground=oversample_foreground,
+        augment=augment,
+    )
+    return _Loader(
+        samples,
+        batch_sampler=_Numbers(first_step, steps, batch_size, rank, world_size),
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
+        # Without its own, a DataLoader draws its workers' seeds from the global generator.
+        generator=torch.Generator(),
+    )
+
+
+class SliceSamples(Dataset[Sample]):
+    """Slices cut and augmented for training; sample number `step * joined_batch + index` is always the same.
+
+    The arguments are those of `make_loader`; joined_batch: samples a step over all processes. As in nnU-Net the last
+    samples of a batch, from `round(joined_batch * (1 - oversample_foreground))` on, are patches around a lesion pixel
+    (where the slice has one). With `resize` the whole slice is in view and there is nothing to choose.
+    """
+
+    def __init__(
+        self,
+        slices: Sequence[Slice],
+        *,
+        stream: str,
+        size: tuple[int, int],
+        resize: bool,
+        joined_batch: int,
+        seed: int,
+        oversample_foreground: float = 0.33,
+        augment: bool = True,
+    ) -> None:
+        labelled = sum(item.mask_path is not None for item in slices)
+        if not slices:
+            raise InputError(f"no slices for the {stream} stream; give a data set that has some")
+        if labelled not in (0, len(slices)):
+            raise InputError(f"{labelled} of {len(slices)} slices of the {stream} stream have a mask; all or none must")
+        if seed < 0:
+            raise InputError(f"--seed must be 0 or more, got {seed}")
+        self.slices = tuple(slices)
+        self.stream, self.seed = stream, seed
+        self.size, self.resize = size, resize
+        self.joined_batch = joined_batch
+        self.first_forced = round(joined_batch * (1 - oversample_foreground))
+        self.augmentation = augmentation(size) if augment else None
+        self._kept: OrderedDict[int, tuple[NDArray[np.uint8], NDArray[np.bool_] | None]] = OrderedDict()
+
+    def __getitem__(self, number: int) -> Sample:
+        step, index = divmod(number, self.joined_batch)
+        with _seeded(self.seed, crc32(self.stream.encode()), step, index) as rng:
+            grey, mask = self._load(int(rng.integers(len(self.slices))))
+            image = torch.from_numpy(normalise(grey))[None]
+            label = None if mask is None else torch.from_numpy(mask)[None]
+            if self.resize:
+                image, label = _whole(image, label, self.size)
+            else:
+                extent = larger_patch(self.size) if self.augmentation else self.size
+                lesion = mask if index >= self.first_forced else None
+                place = corner(grey.shape, extent, self.size, rng, around=lesion)
+                image = cut(image, place, extent, 0)
+                label = None if label is None else cut(label.to(torch.int16), place, extent, OUTSIDE)
+            return _as_sample(*self._augmented(image, label))
+
+    def __getitems__(self, numbers: Sequence[int]) -> list[Sample | InputError]:
+        # A worker's exception reaches the main process with the worker's traceback as its message; as a value the
+        # error arrives as it was raised.
+        try:
+            return [self[number] for number in numbers]
+        except InputError as error:
+            return [error]
+
+    def _load(self, position: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+        if position not in self._kept:
+            image, mask = load_slice(self.slices[position])
+            self._kept[position] = image.round().astype(np.uint8), mask
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return self._kept[position]
+
+    def _augmented(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if self.augmentation is None:
+            return image, label
+        result = self.augmentation(image=image, segmentation=label)
+        return result["image"], result.get("segmentation")
+
+
+def normalise(image: NDArray[np.generic]) -> NDArray[np.float32]:
+    """nnU-Net's z-score: `image` (any shape) minus its mean, over its standard deviation; constant images become 0."""
+    values = np.asarray(image, dtype=np.float32)
+    result: NDArray[np.float32] = (values - values.mean()) / max(float(values.std()), 1e-8)
+    return result
+
+
+def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """`image` (N, C, H, W) brought to (N, C, *size): bilinear, averaging where it shrinks."""
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image
+    return interpolate(image, size, mode="bilinear", antialias=True)
+
+
+def _whole(image: Tensor, label: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+    resized = resize_image(image[None], size)[0]
+    if label is None:
+        return resized, None
+    return resized, (resize_image(label[None].float(), size)[0] > 0.5).to(torch.int16)
+
+
+def _as_sample(image: Tensor, label: Tensor | None) -> Sample:
+    if label is None:
+        return {"image": image}
+    return {"image": image, "mask": (label > 0).float()}
+
+
+@contextmanager
+def _seeded(*key: int) -> Iterator[np.random.Generator]:
+    """A generator drawn from `key`, and the global ones set from it; these are put back afterwards.
+
+    One torch thread, too: sums over several threads differ in their last bits, and workers have one.
+    """
+    sequence = np.random.SeedSequence(key)
+    words = sequence.generate_state(4)
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state(), torch.get_num_threads()  # noqa: NPY002
+    random.seed(int(words[0]))
+    np.random.seed(words)  # noqa: NPY002 - batchgeneratorsv2 draws from the global generator
+    # torch.manual_seed would seed the accelerator's generators, too.
+    torch.default_generator.manual_seed(int(words[1]))
+    if states[3] > 1:
+        torch.set_num_threads(1)
+    try:
+        yield np.random.default_rng(sequence)
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])
+        if states[3] > 1:
+            torch.set_num_threads(states[3])
+
+
+class _Numbers(Sampler[list[int]]):
+    """The sample numbers of this process, a list a step."""
+
+    def __init__(self, first_step: int, steps: int, batch_size: int, rank: int, world_size: int) -> None:
+        self.steps = range(first_step, steps)
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps:
+            first = (step * self.world_size + self.rank) * self.batch_size
+            yield list(range(first, first + self.batch_size))
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+def _collate(samples: list[Sample | InputError]) -> Sample | InputError:
+    for sample in samples:
+        if isinstance(sample, InputError):
+            return sample
+    batch: Sample = default_collate(samples)
+    return batch
+
+
+class _Loader(DataLoader[Sample]):
+    def __iter__(self) -> Iterator[Sample]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch

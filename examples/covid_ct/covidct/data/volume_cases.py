@@ -1,0 +1,148 @@
+"""Which files of a folder are CT volumes, and which file is the lesion mask of each."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from covidct.data.slices import natural_key
+from covidct.errors import InputError
+
+SUFFIXES = (".nii.gz", ".nii")
+
+# Names without suffix, in lower case. In a folder of one case the image is one of these, or named as the folder.
+IMAGE_NAMES = ("ct", "image", "img", "volume", "scan")
+# Exactly one file of a case may have one of these names; gtv is the gross tumour volume of radiotherapy.
+LESION_NAMES = (
+    *("lesion", "lesions", "nodule", "nodules", "tumor", "tumour", "mass", "effusion", "infection"),
+    *("gtv", "gtv-1", "mask", "seg", "segmentation", "label", "labels"),
+)
+# Every file whose name begins so is a lung mask: lung, lungs, Lung-Left, lung_right.
+LUNG_PREFIX = "lung"
+# In a folder of many cases the mask of X.nii.gz (or X_ct.nii.gz) is X_mask.nii.gz, X_seg.nii.gz or X_label.nii.gz.
+MASK_ENDINGS = ("_mask", "_seg", "_label")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One CT volume with its lesion mask and, where they exist, masks of the lungs."""
+
+    name: str
+    image: Path
+    lesion: Path
+    lungs: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.image, self.lesion, *self.lungs)
+
+
+def find_cases(folder: Path) -> tuple[Case, ...]:
+    """The cases of `folder`, by their names, in natural order.
+
+    Known layouts: a folder a case (`CASE/ct.nii.gz`, `CASE/nodule.nii.gz`), or one such folder itself; nnU-Net's
+    raw data (`imagesTr/CASE_0000.nii.gz` or `imagesTr/CASE.nii.gz`, `labelsTr/CASE.nii.gz`); a flat folder
+    (`CASE.nii.gz`, `CASE_mask.nii.gz`). Hidden files are skipped, and with them macOS' `._*`.
+
+    Raises InputError if there is no volume, a volume has no mask or the reverse, or several could be the mask.
+    """
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder} {'is a file' if folder.exists() else 'does not exist'}; give a folder of CT volumes"
+        )
+    if (folder / "imagesTr").is_dir():
+        return _nnunet(folder)
+    here = _volumes(folder)
+    if here:
+        is_case = any(_is_image(stem, folder) for stem in here)
+        return (_case(folder, here),) if is_case else _flat(folder, here)
+    below = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: natural_key(path.name))
+    cases = tuple(_case(path, found) for path in below if (found := _volumes(path)))
+    if not cases:
+        raise InputError(
+            f"{folder} holds no CT volume: looked for *.nii.gz and *.nii in it, in its folders and in imagesTr, "
+            f"found {_listed(path.name for path in folder.iterdir())}; "
+            "give a folder with one folder a case (ct.nii.gz, lesion.nii.gz), with imagesTr and labelsTr, "
+            "or with X.nii.gz and X_mask.nii.gz"
+        )
+    return cases
+
+
+def stem_of(path: Path) -> str:
+    """The name of a volume without `.nii.gz` or `.nii`."""
+    return next(path.name[: -len(suffix)] for suffix in SUFFIXES if path.name.endswith(suffix))
+
+
+def _volumes(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir(), key=lambda path: natural_key(path.name)):
+        if path.name.startswith(".") or not path.name.endswith(SUFFIXES) or not path.is_file():
+            continue
+        if stem_of(path) in found:
+            raise InputError(f"{path} and {found[stem_of(path)].name} are the same volume twice; remove one of them")
+        found[stem_of(path)] = path
+    return found
+
+
+def _is_image(stem: str, folder: Path) -> bool:
+    return stem.lower() in (*IMAGE_NAMES, folder.name.lower())
+
+
+def _case(folder: Path, volumes: dict[str, Path]) -> Case:
+    image = [path for stem, path in volumes.items() if _is_image(stem, folder)]
+    lungs = [path for stem, path in volumes.items() if stem.lower().startswith(LUNG_PREFIX) and path not in image]
+    lesion = [path for stem, path in volumes.items() if stem.lower() in LESION_NAMES]
+    for what, found, names in (
+        ("CT volume", image, (*IMAGE_NAMES, folder.name)),
+        ("lesion mask", lesion, LESION_NAMES),
+    ):
+        if len(found) != 1:
+            several = f"{len(found)} files could be the {what}, {_listed(path.name for path in found)}"
+            none = f"no file is the {what}: found {_listed(path.name for path in volumes.values())}"
+            raise InputError(
+                f"{folder}: {several if found else none}; "
+                f"name exactly one of them {_listed(names, len(names))} (.nii.gz or .nii)"
+            )
+    return Case(name=folder.name, image=image[0], lesion=lesion[0], lungs=tuple(lungs))
+
+
+def _nnunet(folder: Path) -> tuple[Case, ...]:
+    images, labels = _volumes(folder / "imagesTr"), {}
+    if (folder / "labelsTr").is_dir():
+        labels = _volumes(folder / "labelsTr")
+    if not images:
+        raise InputError(f"{folder / 'imagesTr'} is empty: no *.nii.gz and no *.nii in it; put the volumes there")
+    cases: dict[str, Case] = {}
+    for stem, path in images.items():
+        name = re.sub(r"_0000$", "", stem)
+        if name not in labels:
+            raise InputError(
+                f"{path} has no mask: {folder / 'labelsTr' / name}.nii.gz is missing; add it or remove the image"
+            )
+        cases[name] = Case(name=name, image=path, lesion=labels[name])
+    for name, path in labels.items():
+        if name not in cases:
+            raise InputError(f"{path} has no image: {folder / 'imagesTr' / name}_0000.nii.gz is missing; add it")
+    return tuple(cases.values())
+
+
+def _flat(folder: Path, volumes: dict[str, Path]) -> tuple[Case, ...]:
+    masks = {stem: path for stem, path in volumes.items() if stem.lower().endswith(MASK_ENDINGS)}
+    images = {stem: path for stem, path in volumes.items() if stem not in masks}
+    cases = []
+    for stem, path in images.items():
+        name = re.sub(r"_ct$", "", stem, flags=re.IGNORECASE)
+        own = [key for key in masks if key.lower() in [name.lower() + ending for ending in MASK_ENDINGS]]
+        if len(own) != 1:
+            wanted = " or ".join(f"{name}{ending}.nii.gz" for ending in MASK_ENDINGS)
+            what = f"{len(own)} masks ({_listed(own)})" if own else "no mask"
+            raise InputError(f"{path} has {what}: exactly one of {wanted} must lie beside it")
+        cases.append(Case(name=name, image=path, lesion=masks.pop(own[0])))
+    for path in masks.values():
+        raise InputError(f"{path} has no image beside it; add the CT volume or remove the mask")
+    return tuple(cases)
+
+
+def _listed(names: Iterable[str], most: int = 10) -> str:
+    names = sorted(names, key=natural_key)
+    return (", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")) or "nothing"

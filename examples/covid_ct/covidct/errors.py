@@ -1,0 +1,32 @@
+"""Errors that the user can mend, and how a command line reports them."""
+
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+from rich.console import Console
+from rich.text import Text
+
+T = TypeVar("T")
+
+
+class InputError(ValueError):
+    """A file or argument that cannot be used; the message names it, what came, what was expected, the fix."""
+
+
+def exit_on_input_error(main: Callable[[], T]) -> T:
+    """Call `main` and return what it returns; an `InputError` becomes one message on stderr and exit code 2.
+
+    Every script ends with
+
+        if __name__ == "__main__":
+            exit_on_input_error(main)
+
+    Other exceptions are programming errors and keep their traceback.
+    """
+    try:
+        return main()
+    except InputError as error:
+        # soft_wrap: a path broken across two lines cannot be copied.
+        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+        sys.exit(2)

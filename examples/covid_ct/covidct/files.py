@@ -1,0 +1,63 @@
+"""Files that appear whole or not at all."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary sibling of `path` to write to; when the block ends well it takes the place of `path`.
+
+    The sibling keeps the suffix of `path` (writers such as Pillow and nibabel read the format from it). It is
+    flushed to the disk before the change of names, so that a power cut leaves the old file or the new one.
+    If the block raises, the sibling is removed and `path` stays as it was.
+
+        with replacing(run / "model.safetensors") as temporary:
+            save_model(model, temporary)
+
+    Raises FileNotFoundError if the block did not write the file; OSError as the file system does.
+    """
+    path = Path(path)
+    suffix = "".join(path.suffixes[-2:])
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{suffix}")
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+    _flush_folder(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all; the folder must exist."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` in UTF-8, whole or not at all; the folder must exist."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flush_folder(folder: Path) -> None:
+    # A folder cannot be opened everywhere (Windows); the change of names itself has happened by then.
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,69 @@
+"""What a training shows: a progress bar in a terminal, a line now and then elsewhere."""
+
+import time
+from collections.abc import Mapping
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+PLAIN_SECONDS = 20.0
+
+NAMES = {
+    "loss": "loss",
+    "segmentation": "seg",
+    "lambda": "lambda",
+    "general": "L_G",
+    "target": "L_T",
+}
+
+
+class TrainingProgress:
+    """Context manager around the training loop; `advance` after every step, `show` whenever values are logged."""
+
+    def __init__(self, console: Console, total: int, first: int) -> None:
+        self.console = console
+        self.total = total
+        self.step = self.first = first
+        self.values = ""
+        self.started = self.shown = time.monotonic()
+        self.bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[values]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task("training", total=total, completed=first, values="")
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def advance(self) -> None:
+        """One step done."""
+        self.step += 1
+        self.bar.advance(self.task)
+        if not self.console.is_terminal and self._plain_is_due():
+            self.shown = time.monotonic()
+            self.console.print(f"step {self.step}/{self.total}  {self.values}  left {self._left()}", soft_wrap=True)
+
+    def show(self, line: Mapping[str, Any]) -> None:
+        """Take over the values of a logged step."""
+        self.values = "  ".join(
+            f"{short} {line[name]:.4f}" for name, short in NAMES.items() if line.get(name) is not None
+        )
+        self.bar.update(self.task, values=self.values)
+
+    def _plain_is_due(self) -> bool:
+        return self.step == self.total or time.monotonic() - self.shown >= PLAIN_SECONDS
+
+    def _left(self) -> str:
+        seconds = (time.monotonic() - self.started) / (self.step - self.first) * (self.total - self.step)
+        return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"

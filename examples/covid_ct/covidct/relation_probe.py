@@ -1,0 +1,52 @@
+"""Relation matrices of a fixed batch over training, and their effective rank."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from covidct.files import replacing
+from relcons import DualEncoderUNet
+from relcons.functional import relation_matrix
+
+
+class RelationProbe:
+    """Writes R_G(X^n), R_G(X^c) and R_T(X^c) of the same images again and again.
+
+    images, source: (B, 1, H, W) on the model's device; `source` None leaves R_G(X^n) out.
+    """
+
+    def __init__(self, folder: Path, images: Tensor, source: Tensor | None) -> None:
+        self.folder = folder
+        self.images, self.source = images, source
+
+    @torch.no_grad()
+    def write(self, model: DualEncoderUNet, step: int) -> None:
+        """Write `step_XXXXXX.npz`; the model's mode is restored."""
+        training = model.training
+        output = model.eval()(self.images, source=self.source, features=True)
+        model.train(training)
+        maps = {"general_target": output.general[-1], "target": output.target[-1]}
+        if output.source is not None:
+            maps["general_source"] = output.source[-1]
+        matrices = {name: relation_matrix(features).cpu().numpy() for name, features in maps.items()}
+        self.folder.mkdir(exist_ok=True)
+        with replacing(self.folder / f"step_{step:06d}.npz") as temporary:
+            np.savez(temporary, **matrices)
+
+
+@torch.no_grad()
+def effective_rank(features: Tensor) -> float | None:
+    r"""Effective rank of the relation matrix of `features` (B, C, H, W): between 1 (collapsed) and C.
+
+    exp of the entropy of the singular values divided by their sum. None if it is not finite or the matrix is 0.
+
+    Source: Roy & Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007.
+    """
+    matrix = relation_matrix(features)
+    if not matrix.isfinite().all() or not matrix.any():
+        return None
+    values = torch.linalg.svdvals(matrix)
+    shares = values / values.sum()
+    return float(torch.special.entr(shares).sum().exp())

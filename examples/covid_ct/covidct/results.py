@@ -1,0 +1,54 @@
+"""After training: weights, evaluation, pictures, and what the screen says about them."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from torch import nn
+
+from covidct.checkpoint import save_weights
+from covidct.config import Config
+from covidct.datasets import RunData
+from covidct.evaluation import evaluate, read_metrics
+from covidct.figures import draw_curves, draw_predictions, draw_relations
+from covidct.metrics import MEASURES
+from covidct.systems import system
+
+
+def finish(run: Path, config: Config, model: nn.Module, data: RunData, console: Console) -> None:
+    """Write the weights, score the model on the test slices, draw the pictures, and show the result."""
+    save_weights(run, model)
+    columns = (TextColumn("evaluating"), BarColumn(bar_width=20), MofNCompleteColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("evaluating", total=len(data.test))
+        evaluate(
+            model,
+            data.test,
+            config,
+            run,
+            flips=config.flips,
+            progress=lambda done, _: bar.update(task, completed=done),
+        )
+    draw_curves(run)
+    if system(config.method).dual:
+        draw_relations(run)
+    draw_predictions(run, model, data.test, config, flips=config.flips)
+    show_result(run, config, console)
+
+
+def show_result(run: Path, config: Config, console: Console) -> None:
+    """Print the means of metrics.json and where everything lies."""
+    content = read_metrics(run)
+    table = Table(
+        title=f"{config.method} on {config.dataset}: means over {len(content['images'])} test slices",
+        caption=f"preset {config.preset}, {config.steps} steps, seed {config.seed}, "
+        f"relation reduction {config.relation_reduction}",
+    )
+    table.add_column("protocol")
+    for measure in MEASURES:
+        table.add_column(measure, justify="right")
+    for protocol, values in content["summary"].items():
+        table.add_row(protocol, *(f"{values[measure]:.4f}" if measure in values else "" for measure in MEASURES))
+    console.print(table)
+    console.print(f"Everything is in {run}", soft_wrap=True, highlight=False)

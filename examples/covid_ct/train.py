@@ -1,0 +1,116 @@
+"""Train one system of the paper, evaluate it and draw its pictures. `python train.py --help` lists the arguments."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tyro
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from covidct.arguments import Arguments, Task, resolve
+from covidct.checkpoint import load_checkpoint
+from covidct.data.sampling import check_slices
+from covidct.datasets import RunData, read_run_data
+from covidct.engine import Trainer, make_fabric
+from covidct.errors import exit_on_input_error
+from covidct.results import finish, show_result
+from covidct.run_folder import disk_faults, is_finished, prepare
+from covidct.systems import build_model, system
+
+FILE_WIDTH = 120
+
+
+def main() -> None:
+    arguments = tyro.cli(Arguments, config=(tyro.conf.FlagCreatePairsOff,))
+    # Lightning Fabric starts this script again for every further GPU; only the first process speaks.
+    console = Console(highlight=False, quiet=rank_zero_only.rank != 0)
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
+    with _phantoms_shown(console) as progress:
+        task = resolve(arguments, progress=progress)
+    if arguments.resume and is_finished(task.run, task.config):
+        console.print("This run is finished; nothing is left to do.")
+        show_result(task.run, task.config, console)
+        return
+    try:
+        run(task, arguments, console)
+    except KeyboardInterrupt:
+        _say_how_to_go_on(task.run, console)
+        sys.exit(130)
+
+
+def run(task: Task, arguments: Arguments, console: Console) -> None:
+    """Train, evaluate and draw what `task` names."""
+    config = task.config
+    with console.status("reading the data"):
+        data = read_run_data(config)
+        check_slices((*data.train, *data.test, *data.source))
+    model = build_model(config)
+    if rank_zero_only.rank == 0:
+        prepare(task.run, config, sum(p.numel() for p in model.parameters()), resume=arguments.resume)
+    fabric = make_fabric(config)
+    fabric.launch()
+    folder = Path(fabric.broadcast(str(task.run)))
+    trainer = Trainer(fabric, config, folder, model, data)
+    _introduce(task, data, trainer, console)
+    with disk_faults(folder):
+        trainer.train(console, _board(folder, trainer) if arguments.tensorboard else None)
+        if fabric.is_global_zero:
+            finish(folder, config, trainer.module, data, console)
+
+
+def _introduce(task: Task, data: RunData, trainer: Trainer, console: Console) -> None:
+    config = task.config
+    for note in task.notes:
+        console.print(note, soft_wrap=True)
+    counts = f"{len(data.train)} slices to train on, {len(data.test)} to test on"
+    facts = {
+        "method": f"{config.method}: {system(config.method).title}",
+        "preset": f"{config.preset}: {config.size[0]} x {config.size[1]}, batches of {config.batch_size}, "
+        f"{config.steps} steps",
+        "data": f"{config.dataset} ({data.split}): {counts}" + (f", {len(data.source)} source" if data.source else ""),
+        "device": trainer.device_name(),
+        "output": str(task.run) + (f", going on from step {trainer.step}" if trainer.step else ""),
+    }
+    for label, fact in facts.items():
+        console.print(f"{label:7} {fact}", soft_wrap=True, markup=False)
+
+
+def _board(run: Path, trainer: Trainer) -> Any:
+    if not trainer.fabric.is_global_zero:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(run / "tensorboard"), purge_step=trainer.step + 1)
+
+
+def _say_how_to_go_on(run: Path, console: Console) -> None:
+    state = load_checkpoint(run) if run.is_dir() else None
+    kept = "no checkpoint was written yet" if state is None else f"the checkpoint of step {state['step']} is kept"
+    command = f"python {sys.argv[0]} --resume --output {run}"
+    console.print(f"Interrupted; {kept}. To go on: {command}", soft_wrap=True, markup=False)
+
+
+@contextmanager
+def _phantoms_shown(console: Console) -> Iterator[Any]:
+    """A progress bar that appears only if phantoms have to be generated."""
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.completed}/{task.total}"))
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        tasks: list[Any] = []
+
+        def show(done: int, total: int) -> None:
+            if not tasks:
+                tasks.append(bar.add_task("generating phantoms", total=total))
+                if not console.is_terminal:
+                    console.print("generating phantoms (once)")
+            bar.update(tasks[0], completed=done)
+
+        yield show
+
+
+if __name__ == "__main__":
+    exit_on_input_error(main)

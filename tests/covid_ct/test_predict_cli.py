@@ -1,0 +1,189 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import predict
+import pytest
+from covidct.checkpoint import load_run, save_weights
+from covidct.config import PRESETS, Config
+from covidct.errors import InputError, exit_on_input_error
+from covidct.inference import predict_probability
+from covidct.systems import build_model
+from PIL import Image
+
+SCRIPT = Path(predict.__file__)
+
+
+@pytest.fixture
+def run(tmp_path):
+    values = PRESETS["demo"] | {"size": (32, 32), "features_per_stage": (4, 8)}
+    config = Config("phantom", "", (), "unet", "demo", fold=0, seed=0, **values)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text(config.to_json())
+    save_weights(folder, build_model(config))
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for stem, suffix, shape in (("a", ".png", (40, 31)), ("b", ".jpg", (20, 50)), ("c", ".PNG", (33, 33, 3))):
+        values = np.random.default_rng(sum(shape)).integers(0, 256, shape).astype(np.uint8)
+        Image.fromarray(values).save(folder / f"{stem}{suffix}")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+@pytest.fixture
+def call(monkeypatch):
+    def with_arguments(*arguments):
+        monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, arguments)])
+        predict.main()
+
+    return with_arguments
+
+
+def pixels(path):
+    with Image.open(path) as picture:
+        return np.array(picture)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_folder_becomes_masks_of_the_same_size_and_stem(call, run, pictures, tmp_path, capsys):
+    call(run, pictures, "--output", tmp_path / "new" / "out")
+    out = tmp_path / "new" / "out"
+    assert names(out) == ["a.png", "b.png", "c.png"]
+    for path, size in ((out / "a.png", (31, 40)), (out / "b.png", (50, 20)), (out / "c.png", (33, 33))):
+        with Image.open(path) as mask:
+            assert (mask.format, mask.mode, mask.size) == ("PNG", "L", size)
+            assert set(np.unique(mask)) <= {0, 255}
+    assert "3 of 3 masks written" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flips", [True, False])
+def test_masks_and_probabilities_are_the_models(call, run, pictures, tmp_path, flips):
+    call(run, pictures / "a.png", "--output", tmp_path / "out", "--probabilities", *(["--flips"] if flips else []))
+    assert names(tmp_path / "out") == ["a.png", "a_probability.png"]
+    _, model = load_run(run)
+    image = pixels(pictures / "a.png").astype(np.float32)
+    expected = predict_probability(model, image, size=(32, 32), resize=True, flips=flips)
+    with Image.open(tmp_path / "out" / "a_probability.png") as written:
+        assert written.mode == "I;16"
+        np.testing.assert_allclose(np.asarray(written) / 65535, expected, atol=1e-4)
+    mask = pixels(tmp_path / "out" / "a.png")
+    assert set(np.unique(mask)) == {0, 255}
+    np.testing.assert_array_equal(mask > 0, expected > 0.5)
+
+
+def test_bad_files_are_reported_and_the_others_done(call, run, pictures, tmp_path, capsys):
+    (pictures / "b.jpg").write_bytes(b"no picture")
+    Image.new("L", (9, 9), 7).save(pictures / "d.png")
+    missing = tmp_path / "missing.png"
+    with pytest.raises(SystemExit) as stop:
+        call(run, pictures, missing, "--output", tmp_path / "out")
+    assert stop.value.code == 2
+    assert names(tmp_path / "out") == ["a.png", "c.png"]
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert [line.startswith("error: ") for line in lines] == [True, True, True]
+    assert f"{pictures / 'b.jpg'} cannot be read" in lines[0]
+    assert f"{pictures / 'd.png'}: every pixel is 7" in lines[1]
+    assert f"{missing} is missing" in lines[2]
+    assert "2 of 5 masks written" in captured.out
+
+
+def test_a_file_named_twice_is_predicted_once(call, run, pictures, tmp_path, capsys):
+    call(run, pictures, pictures / "a.png", "--output", tmp_path / "out")
+    assert "3 of 3" in capsys.readouterr().out
+
+
+def test_old_masks_are_replaced(call, run, pictures, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png").write_bytes(b"old")
+    call(run, pictures / "a.png", "--output", tmp_path / "out")
+    assert pixels(tmp_path / "out" / "a.png").shape == (40, 31)
+
+
+def refused(call, message, *arguments):
+    with pytest.raises(InputError, match=message):
+        call(*arguments)
+
+
+def test_equal_stems_are_refused_before_anything_is_computed(call, run, pictures, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.fromarray(pixels(pictures / "a.png")).save(other / "a.jpg")
+    out = tmp_path / "out"
+    refused(call, r"a\.png and .*a\.jpg would both be written to .*out/a\.png", run, pictures, other, "--output", out)
+    assert not out.exists()
+
+
+def test_mask_and_probability_of_one_name_are_refused(call, run, pictures, tmp_path):
+    Image.fromarray(pixels(pictures / "a.png")).save(pictures / "a_probability.png")
+    arguments = (run, pictures, "--output", tmp_path / "out")
+    refused(call, r"both be written to .*a_probability\.png", *arguments, "--probabilities")
+    call(*arguments)
+    assert "a_probability.png" in names(tmp_path / "out")
+
+
+def test_inputs_are_not_overwritten(call, run, pictures, monkeypatch):
+    before = (pictures / "a.png").read_bytes()
+    monkeypatch.chdir(pictures)
+    refused(call, r"a\.png lies beside the inputs and would be replaced", run, pictures / "a.png", "--output", ".")
+    assert (pictures / "a.png").read_bytes() == before
+    # Another file of that folder, as a mask that lies there, is kept, too; a name that is free is taken.
+    Image.new("L", (50, 20)).save(pictures / "b.png")
+    refused(call, r"b\.png lies beside the inputs", run, pictures / "b.jpg", "--output", pictures)
+    (pictures / "b.png").unlink()
+    call(run, pictures / "b.jpg", "--output", pictures)
+    assert pixels(pictures / "b.png").shape == (20, 50)
+
+
+def test_folder_without_pictures_is_refused(call, run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    refused(call, "empty holds no PNG or JPG", run, tmp_path / "empty", "--output", tmp_path / "out")
+
+
+def test_no_input_is_refused(call, run, tmp_path):
+    refused(call, "no INPUT was given", run, "--output", tmp_path / "out")
+
+
+def test_output_that_is_a_file_is_refused(call, run, pictures, tmp_path):
+    (tmp_path / "out").write_text("")
+    refused(call, "out cannot be made", run, pictures, "--output", tmp_path / "out")
+
+
+def test_folder_that_is_no_run_is_refused(call, pictures, tmp_path):
+    refused(call, r"config\.json is missing", pictures, pictures, "--output", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_full_disk_leaves_no_half_mask(call, run, pictures, tmp_path, monkeypatch):
+    def full(picture, path, **_):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(predict.Image.Image, "save", full)
+    refused(call, r"a\.png cannot be written \(No space left", run, pictures, "--output", tmp_path / "out")
+    assert names(tmp_path / "out") == []
+
+
+def test_message_and_exit_code_2_of_an_input_error(call, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        exit_on_input_error(lambda: call(tmp_path / "[run]", tmp_path, "--output", tmp_path / "out"))
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_help_says_what_pictures_are_expected():
+    result = subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, text=True, check=True)
+    text = " ".join(result.stdout.split())
+    assert "lung window" in text
+    assert "rotate yours likewise" in text
+    assert "16-bit grey, 65535 for probability 1" in text.replace("│ │ ", "")

@@ -1,0 +1,125 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from covidct.config import PRESETS, Config
+from covidct.errors import InputError
+from covidct.networks.plain_unet import plain_unet
+from covidct.segmentation_loss import segmentation_loss
+from covidct.systems import SYSTEMS, build_model, build_relation_loss, system, trained_groups
+from relcons import DualEncoderUNet
+
+CONFIG = Config(
+    dataset="covid_semiseg",
+    data="",
+    source=(),
+    method="ours",
+    preset="cpu",
+    fold=0,
+    seed=3,
+    **{**PRESETS["cpu"], "precision": "32", "size": (16, 16), "features_per_stage": (4, 6, 8), "steps": 10},
+)
+
+GROUPS = {
+    "unet": {"target", "decoder"},
+    "baseline": {"target", "decoder"},
+    "general": {"general", "target", "decoder"},
+    "target": {"target", "decoder"},
+    "ours": {"general", "target", "decoder"},
+}
+
+
+def of(method: str) -> Config:
+    return replace(CONFIG, method=method)
+
+
+def test_the_table_is_the_papers() -> None:
+    assert set(SYSTEMS) == set(GROUPS)
+    assert [name for name, entry in SYSTEMS.items() if entry.needs_source] == ["general", "ours"]
+
+
+def test_an_unknown_method_names_the_known_ones() -> None:
+    with pytest.raises(InputError, match="'best' is unknown; take one of unet, baseline, general, target, ours"):
+        system("best")
+
+
+def test_parameters_of_table_ii() -> None:
+    net = plain_unet(PRESETS["paper"]["features_per_stage"])
+    assert sum(p.numel() for p in net.parameters()) == 29_966_118
+    model = DualEncoderUNet(net, general="reset", fusion="concat")
+    assert sum(p.numel() for p in model.parameters()) == 43_543_878
+
+
+def test_the_bottleneck_of_preset_cpu_is_table_iis() -> None:
+    net = plain_unet(PRESETS["cpu"]["features_per_stage"])
+    assert net.encoder(torch.zeros(1, 1, *PRESETS["cpu"]["size"]))[-1].shape[2:] == (7, 6)
+
+
+def test_weights_are_nnunets_he_initialisation() -> None:
+    torch.manual_seed(0)
+    net = plain_unet((32, 64, 128))
+    weight = net.encoder.stages[2][0].convs[1].conv.weight
+    assert weight.std().item() == pytest.approx((2 / (1 + 0.01**2) / (128 * 9)) ** 0.5, rel=0.02)
+    assert all(not p.any() for name, p in net.named_parameters() if name.endswith("conv.bias"))
+
+
+@pytest.mark.parametrize("method", GROUPS)
+def test_what_is_trained(method: str) -> None:
+    model = build_model(of(method))
+    groups = trained_groups(model)
+    assert set(groups) == GROUPS[method]
+    trained = [id(p) for parameters in groups.values() for p in parameters]
+    assert len(trained) == len(set(trained))
+    frozen = set(model.general_encoder.parameters()) if method in ("baseline", "target") else set()
+    assert set(trained) == {id(p) for p in model.parameters()} - {id(p) for p in frozen}
+
+
+@pytest.mark.parametrize("method", GROUPS)
+def test_every_trained_parameter_gets_a_gradient(method: str) -> None:
+    chosen, model, relation = system(method), build_model(of(method)), build_relation_loss(of(method))
+    model.train()
+    images, source = torch.randn(2, 1, 16, 16), torch.randn(2, 1, 16, 16) if chosen.needs_source else None
+    if relation is None:
+        logits, extra = model(images), 0
+    else:
+        output = model(images, source=source, features=True)
+        logits, extra = output.logits, relation(output)
+    (segmentation_loss(logits, torch.ones(2, 1, 16, 16)) + extra).backward()
+    for parameter in model.parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad
+
+
+@pytest.mark.parametrize(("method", "general", "target"), [("general", 1, None), ("target", None, 1), ("ours", 1, 1)])
+def test_relation_loss(method: str, general: float | None, target: float | None) -> None:
+    loss = build_relation_loss(replace(of(method), relation_peak=0.3, relation_power=2.0))
+    assert loss is not None
+    assert (loss.general, loss.target, loss.reduction) == (general, target, "row_mean")
+    assert (loss.schedule.total_steps, loss.schedule.peak, loss.schedule.power) == (10, 0.3, 2.0)
+
+
+@pytest.mark.parametrize("method", ["unet", "baseline"])
+def test_no_relation_loss(method: str) -> None:
+    assert build_relation_loss(of(method)) is None
+
+
+def test_weights_come_from_the_seed_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = build_model(CONFIG).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    second, other = build_model(CONFIG).state_dict(), build_model(replace(CONFIG, seed=4)).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_general_and_target_encoder_start_apart() -> None:
+    model = build_model(CONFIG)
+    weights = [e.stages[0][0].convs[0].conv.weight for e in (model.general_encoder, model.target_encoder)]
+    assert not torch.equal(*weights)
+
+
+def test_methods_of_one_seed_share_the_target_encoder() -> None:
+    single, dual = build_model(of("unet")), build_model(CONFIG)
+    pairs = zip(single.encoder.parameters(), dual.target_encoder.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)

@@ -1,0 +1,99 @@
+"""The paper's formulas as slow loops in float64, written from its section III alone.
+
+Nothing here is vectorised and nothing comes from relcons: a mistake in one is no mistake in the other.
+Features are numpy arrays (B, C, *spatial).
+"""
+
+import math
+
+import numpy as np
+
+Matrix = list[list[float]]
+
+
+def mean_representation(features: np.ndarray) -> Matrix:
+    """A, (C, N): "we average the features within each batch", then "reshape the feature maps"."""
+    batch, channels = features.shape[:2]
+    flat = np.asarray(features, dtype=np.float64).reshape(batch, channels, -1)
+    positions = flat.shape[2]
+    mean = [[0.0] * positions for _ in range(channels)]
+    for c in range(channels):
+        for p in range(positions):
+            total = 0.0
+            for b in range(batch):
+                total += float(flat[b, c, p])
+            mean[c][p] = total / batch
+    return mean
+
+
+def gram(features: np.ndarray) -> Matrix:
+    """G = A A^T (Eq. 1): "the inner product between the vectorized activation maps"."""
+    a = mean_representation(features)
+    channels = len(a)
+    g = [[0.0] * channels for _ in range(channels)]
+    for m in range(channels):
+        for n in range(channels):
+            for x, y in zip(a[m], a[n], strict=True):
+                g[m][n] += x * y
+    return g
+
+
+def relation(features: np.ndarray, eps: float = 0.0) -> Matrix:
+    """R (Eq. 2): row m of G divided by its L2 norm; 0 where that norm is at most eps times the largest."""
+    g = gram(features)
+    norms = [math.sqrt(sum(value * value for value in row)) for row in g]
+    floor = eps * max(norms)
+    return [
+        [value / norm for value in row] if norm > floor else [0.0] * len(row)
+        for row, norm in zip(g, norms, strict=True)
+    ]
+
+
+def relation_of_gram(g: Matrix) -> Matrix:
+    """Eq. 2 of a given Gram matrix without dead channels."""
+    return [[value / math.sqrt(sum(v * v for v in row)) for value in row] for row in g]
+
+
+def distance(a: Matrix, b: Matrix, reduction: str = "sum") -> float:
+    """||a - b||^2 as printed ("sum"), per row ("row_mean") or per entry ("mean")."""
+    total = 0.0
+    for row_a, row_b in zip(a, b, strict=True):
+        for x, y in zip(row_a, row_b, strict=True):
+            total += (x - y) ** 2
+    channels = len(a)
+    return total / {"sum": 1, "row_mean": channels, "mean": channels * channels}[reduction]
+
+
+def general_consistency(source: np.ndarray, general: np.ndarray, reduction: str = "sum") -> float:
+    """Eq. 4 without lambda_G: ||R_G(X^n) - R_G(X^c)||^2."""
+    return distance(relation(source), relation(general), reduction)
+
+
+def target_consistency(general: np.ndarray, target: np.ndarray, reduction: str = "sum") -> float:
+    """Eq. 5 without lambda_T: -||R_G(X^c) - R_T(X^c)||^2."""
+    return -distance(relation(general), relation(target), reduction)
+
+
+def per_sample(features: np.ndarray) -> list[np.ndarray]:
+    """The batch as one-sample batches (what batch="none" means)."""
+    return [features[b : b + 1] for b in range(features.shape[0])]
+
+
+def gaussian_ramp_up(step: float, total: float, peak: float = 0.1, power: float = 1.0, rate: float = 5.0) -> float:
+    """lambda(t) = 0.1 exp(-5 (1 - T/Tmax)) with power 1; Laine and Aila's has power 2."""
+    if step >= total:
+        return peak
+    return peak * math.exp(-rate * (1.0 - max(step, 0.0) / total) ** power)
+
+
+def slopes(function: object, array: np.ndarray, step: float = 1e-5) -> np.ndarray:
+    """The gradient of a loss of one array by central differences."""
+    gradient = np.zeros(array.size)
+    for i in range(array.size):
+        values = []
+        for sign in (1.0, -1.0):
+            moved = np.array(array, dtype=np.float64)
+            moved.reshape(-1)[i] += sign * step
+            values.append(function(moved))  # type: ignore[operator]
+        gradient[i] = (values[0] - values[1]) / (2 * step)
+    return gradient.reshape(array.shape)

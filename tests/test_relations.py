@@ -1,0 +1,101 @@
+"""relcons.relations: the module agrees with the function and survives what modules go through."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd import gradcheck, gradgradcheck
+
+from relcons import GramRelation
+from relcons.functional import relation_matrix
+from tests import reference
+
+SHAPES = [(2, 4, 7), (3, 4, 5, 2), (2, 4, 3, 2, 2)]
+every_shape = pytest.mark.parametrize("shape", SHAPES, ids=["1d", "2d", "3d"])
+every_batch = pytest.mark.parametrize("batch", ["mean", "none"])
+
+
+class TestGramRelation:
+    @every_shape
+    @every_batch
+    def test_smoke(self, shape, batch):
+        features = torch.randn(shape)
+        assert torch.equal(GramRelation(batch=batch)(features), relation_matrix(features, batch=batch))
+
+    def test_defaults(self):
+        relation = GramRelation()
+        assert (relation.batch, relation.sync, relation.eps) == ("mean", False, 1e-6)
+        assert repr(relation) == "GramRelation(batch='mean', sync=False, eps=1e-06)"
+        assert not list(relation.parameters())
+        assert not relation.state_dict()
+
+    def test_exception(self):
+        with pytest.raises(ValueError, match="batch must be one of 'mean', 'none', got 'sum'"):
+            GramRelation(batch="sum")
+        for eps in (-1.0, 1.0, float("nan")):
+            with pytest.raises(ValueError, match=r"eps must be in \[0, 1\), got .*; the default is 1e-6"):
+                GramRelation(eps=eps)
+        with pytest.raises(ValueError, match='sync=True needs batch="mean": with batch="none" no sample needs another'):
+            GramRelation(batch="none", sync=True)
+        with pytest.raises(ValueError, match=r"features must be \(B, C, \*spatial\)"):
+            GramRelation()(torch.ones(3, 4))
+        with pytest.raises(TypeError, match="features must be floating point"):
+            GramRelation()(torch.ones(1, 3, 4, dtype=torch.int32))
+
+    @every_shape
+    def test_cardinality(self, shape):
+        assert GramRelation()(torch.randn(shape)).shape == (4, 4)
+        assert GramRelation(batch="none")(torch.randn(shape)).shape == (shape[0], 4, 4)
+
+    @every_shape
+    def test_reference(self, shape):
+        features = torch.randn(shape, dtype=torch.float64)
+        features[:, 1] *= 0.04
+        loops = torch.tensor(reference.relation(features.numpy(), eps=0.1), dtype=torch.float64)
+        assert not loops[1].any()
+        torch.testing.assert_close(GramRelation(eps=0.1)(features), loops, rtol=0, atol=1e-13)
+        loops = torch.tensor(reference.relation(features.numpy()), dtype=torch.float64)
+        torch.testing.assert_close(GramRelation()(features), loops, rtol=0, atol=1e-13)
+
+    @every_shape
+    @every_batch
+    def test_gradcheck(self, shape, batch):
+        features = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        assert gradcheck(GramRelation(batch=batch), features)
+        assert gradgradcheck(GramRelation(batch=batch), features)
+
+    @every_shape
+    def test_compile(self, shape):
+        torch._dynamo.reset()
+        features = torch.randn(shape, requires_grad=True)
+        relation = GramRelation()
+        compiled = torch.compile(relation, backend="aot_eager", fullgraph=True)
+        weights = torch.randn(4, 4)
+        torch.testing.assert_close(compiled(features), relation(features))
+        torch.testing.assert_close(
+            torch.autograd.grad(compiled(features), features, weights),
+            torch.autograd.grad(relation(features), features, weights),
+        )
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_sync_alone(self, training):
+        """Without a process group sync changes nothing: the same script runs in one process."""
+        features = torch.randn(3, 4, 5)
+        relation = GramRelation(sync=True).train(training)
+        assert torch.equal(relation(features), GramRelation()(features))
+
+    def test_copies(self):
+        features = torch.randn(2, 4, 5)
+        relation = GramRelation(batch="none", eps=0.3)
+        for twin in (copy.deepcopy(relation), pickle.loads(pickle.dumps(relation)), nn.Sequential(relation)[0]):
+            assert torch.equal(twin(features), relation(features))
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_half(self, dtype):
+        features = torch.randn(2, 4, 50)
+        relation = GramRelation().to(dtype)
+        with torch.autocast("cpu", dtype=dtype):
+            assert torch.equal(relation(features), relation_matrix(features))
+        assert relation(features.to(dtype)).dtype == torch.float32
