@@ -17,7 +17,8 @@ def gram_matrix(features: Tensor, *, batch: Batch = "mean") -> Tensor:
     $$G = A A^\top, \qquad A = \frac{1}{B} \sum_{b=1}^{B} F_b \in \mathbb{R}^{C \times N}$$
 
     $F_b$ is sample $b$ with its $N$ positions flattened; there is no $1/N$. Computed in float32 at
-    least (float64 stays), also under autocast.
+    least (float64 stays), also under autocast. On CUDA that needs
+    ``torch.set_float32_matmul_precision`` at its default, ``"highest"``.
 
     Args:
         features: ``(B, C, *spatial)``, one, two or three spatial axes.
@@ -44,8 +45,8 @@ def gram_matrix(features: Tensor, *, batch: Batch = "mean") -> Tensor:
         if batch == "mean":
             gram: Tensor = _MeanGram.apply(features)[0]
             return gram
-        maps = features.flatten(2).to(accumulation_dtype(features))
-        return maps @ maps.mT
+        grams: Tensor = _SampleGram.apply(features.flatten(2).to(accumulation_dtype(features)))
+        return grams
 
 
 def relation_matrix(features: Tensor, *, batch: Batch = "mean", eps: float = 1e-6) -> Tensor:
@@ -56,7 +57,9 @@ def relation_matrix(features: Tensor, *, batch: Batch = "mean", eps: float = 1e-
 
     A channel $m$ of the second case is dead: nothing flows back through its own normalisation, while
     its column in the live rows keeps its exact gradient. $R$ does not change when the features are
-    multiplied by a number, so its gradient scales with the inverse of that number.
+    multiplied by a number, so its gradient scales with the inverse of that number; likewise the
+    gradient of a channel much weaker than the others grows with the inverse of its strength until
+    it counts as dead.
 
     Args:
         features: ``(B, C, *spatial)``, one, two or three spatial axes.
@@ -98,8 +101,8 @@ def relation_distance(a: Tensor, b: Tensor, *, reduction: Reduction = "sum") -> 
 
     $$d(a, b) = w \sum_{m,n} (a_{mn} - b_{mn})^2, \qquad w = 1,\ 1/C \text{ or } 1/C^2$$
 
-    The plain sum, as printed, grows with the number of channels: for random features it is about 7 at
-    C = 160 and 100 at C = 480. ``"row_mean"`` is the mean squared distance of rows, in [0, 2] for
+    The plain sum, as printed, grows with the number of channels, so a lambda that suits one network
+    is too strong for a wider one. ``"row_mean"`` is the mean squared distance of rows, in [0, 2] for
     the Gram relations of non-negative features whatever C is: take it where one lambda must serve
     several networks. Stacks of matrices are compared pair by pair and averaged.
 
@@ -133,9 +136,8 @@ def relation_distance(a: Tensor, b: Tensor, *, reduction: Reduction = "sum") -> 
             f"a and b must have the same shape, got {tuple(a.shape)} and {tuple(b.shape)}; "
             'with batch="none" sample i is compared with sample i, so give equal batches or use batch="mean"'
         )
-    with torch.autocast(a.device.type, enabled=False):
-        dtype = torch.promote_types(accumulation_dtype(a), accumulation_dtype(b))
-        squares = (a.to(dtype) - b.to(dtype)).square().sum((-2, -1)).mean()
+    dtype = torch.promote_types(accumulation_dtype(a), accumulation_dtype(b))
+    squares = (a.to(dtype) - b.to(dtype)).square().sum((-2, -1)).mean()
     channels = a.shape[-1]
     return squares / {"sum": 1, "row_mean": channels, "mean": channels * channels}[reduction]
 
@@ -201,6 +203,27 @@ def target_consistency(general: Tensor, target: Tensor, *, reduction: Reduction 
     """
     check_same_channels("general", general, "target", target)
     return -relation_distance(relation_matrix(general.detach()), relation_matrix(target), reduction=reduction)
+
+
+class _SampleGram(torch.autograd.Function):
+    """Gram matrix of every sample; its backward is one product, in full precision also inside autocast."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(maps: Tensor) -> Tensor:
+        return maps @ maps.mT
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (maps,) = ctx.saved_tensors
+        with torch.autocast(maps.device.type, enabled=False):
+            product: Tensor = (grads[0] + grads[0].mT) @ maps
+            return product
 
 
 class _MeanGram(torch.autograd.Function):

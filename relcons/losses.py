@@ -1,5 +1,6 @@
 """Relation losses as modules, with a weight that ramps up."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from relcons.functional import Reduction, check_choice, check_same_channels, relation_distance
 from relcons.relations import GramRelation
-from relcons.schedules import ConstantWeight, Schedule
+from relcons.schedules import ConstantWeight, Schedule, check_finite
 
 __all__ = ["GeneralConsistencyLoss", "RelationLoss", "RelationTerms", "TargetConsistencyLoss"]
 
@@ -50,17 +51,21 @@ class _WeightedLoss(nn.Module):
         check_choice("reduction", reduction, Reduction)
         if relation is not None and not isinstance(relation, nn.Module):
             raise TypeError(f"relation must be a module from features to (C, C), got {type(relation).__name__}")
+        if isinstance(weight, type):
+            raise TypeError(f"weight must be a number or a schedule, got the class {weight.__name__}; make one of it")
+        if not callable(weight):
+            check_finite(weight=weight)
         self.schedule: Schedule = weight if callable(weight) else ConstantWeight(weight)
         self.relation = GramRelation() if relation is None else relation
         self.reduction: Reduction = reduction
         self._step = 0
         # A tensor, since torch.compile would compile anew for every value of a Python number.
-        self.register_buffer("current_weight", torch.tensor(float(self.schedule(0))), persistent=False)
+        self.register_buffer("current_weight", torch.tensor(self._scheduled(0)), persistent=False)
 
     def step(self, to: int | None = None) -> None:
         """Advance the schedule by one step, or set it to step ``to``; call it after the optimiser's step."""
         step = self._step + 1 if to is None else int(to)
-        self.current_weight.fill_(float(self.schedule(step)))
+        self.current_weight.fill_(self._scheduled(step))
         self._step = step
 
     def get_extra_state(self) -> Tensor:
@@ -74,6 +79,16 @@ class _WeightedLoss(nn.Module):
     def extra_repr(self) -> str:
         """Arguments, for ``repr``."""
         return f"schedule={self.schedule}, reduction={self.reduction!r}"
+
+    def _scheduled(self, step: int) -> float:
+        weight = float(self.schedule(step))
+        if not math.isfinite(weight):
+            raise ValueError(f"weight must be finite, the schedule {self.schedule} gives {weight} at step {step}")
+        return weight
+
+    def _weight(self) -> Tensor:
+        """The present weight as a tensor that later calls of ``step`` leave alone."""
+        return self.current_weight.clone()
 
     def _distance(self, a: Tensor, b: Tensor) -> Tensor:
         return relation_distance(a, b, reduction=self.reduction)
@@ -108,7 +123,7 @@ class GeneralConsistencyLoss(_WeightedLoss):
     def forward(self, source: Tensor, general: Tensor) -> Tensor:
         """Weighted loss of F_G(X^n) and F_G(X^c)."""
         check_same_channels("source", source, "general", general)
-        return self.current_weight * self._distance(self.relation(source), self.relation(general))
+        return self._weight() * self._distance(self.relation(source), self.relation(general))
 
 
 class TargetConsistencyLoss(_WeightedLoss):
@@ -140,7 +155,7 @@ class TargetConsistencyLoss(_WeightedLoss):
     def forward(self, general: Tensor, target: Tensor) -> Tensor:
         """Weighted loss of F_G(X^c), which gets no gradient, and F_T(X^c)."""
         check_same_channels("general", general, "target", target)
-        return self.current_weight * -self._distance(self.relation(general).detach(), self.relation(target))
+        return self._weight() * -self._distance(self.relation(general).detach(), self.relation(target))
 
 
 class RelationLoss(_WeightedLoss):
@@ -188,8 +203,9 @@ class RelationLoss(_WeightedLoss):
         if general is False and target is False:
             raise ValueError("general and target are both False, so nothing is left; leave the loss out instead")
         # The bool itself is kept: a multiplier of 0.0 is a term that is computed and weighs nothing.
-        self.general = ConstantWeight(float(general)).value if general is not False else None
-        self.target = ConstantWeight(float(target)).value if target is not False else None
+        check_finite(general=float(general), target=float(target))
+        self.general = None if general is False else float(general)
+        self.target = None if target is False else float(target)
 
     def forward(self, output: RelationOutput) -> Tensor:
         """Weighted sum of the terms; see [`terms`][relcons.losses.RelationLoss.terms]."""
@@ -197,11 +213,10 @@ class RelationLoss(_WeightedLoss):
 
     def terms(self, output: RelationOutput) -> RelationTerms:
         """Terms of the model's ``output``: ``total`` weighted, ``general`` and ``target`` not (None if off)."""
-        generals = _per_encoder(output.general)
-        sources = self._sources(output, len(generals))
+        encoders = self._maps_per_encoder(output)
         targets = [self.relation(maps) for maps in output.target] if self.target is not None else []
         consistencies, differences = [], []
-        for maps_general, maps_source in zip(generals, sources, strict=True):
+        for maps_general, maps_source in encoders:
             for level, features in enumerate(maps_general):
                 with torch.set_grad_enabled(torch.is_grad_enabled() and self.general is not None):
                     related = self.relation(features)
@@ -218,22 +233,39 @@ class RelationLoss(_WeightedLoss):
             for multiplier, term in ((self.general, general), (self.target, target))
             if multiplier is not None and term is not None
         ]
-        return RelationTerms(self.current_weight * sum(weighted), general, target, self.current_weight)
+        weight = self._weight()
+        return RelationTerms(weight * sum(weighted), general, target, weight)
 
     def extra_repr(self) -> str:
         """Arguments, for ``repr``."""
         return f"{super().extra_repr()}, general={self.general}, target={self.target}"
 
-    def _sources(self, output: RelationOutput, encoders: int) -> Sequence[Sequence[Tensor] | None]:
-        if self.general is None:
-            return [None] * encoders
-        sources = [None] * encoders if output.source is None else _per_encoder(output.source)
-        if any(maps is not None for maps in sources):
-            return sources
-        raise ValueError(
-            "the general term needs source features and the output has none; call the model with source=, "
-            "or use RelationLoss(general=False)"
-        )
+    def _maps_per_encoder(self, output: RelationOutput) -> list[tuple[Sequence[Tensor], Sequence[Tensor] | None]]:
+        """General and source maps of each general encoder, checked against the target's levels."""
+        for name in ("target", "general", "source"):
+            if not hasattr(output, name):
+                raise TypeError(
+                    f"output must be what a model returns with source= or features=True, got {type(output).__name__} "
+                    f"without {name}"
+                )
+            if isinstance(getattr(output, name), Tensor):
+                raise TypeError(f"output.{name} must be a tuple of maps, one per level, got a tensor")
+        generals = _per_encoder(output.general)
+        sources = [None] * len(generals) if output.source is None else _per_encoder(output.source)
+        if len(sources) != len(generals):
+            raise ValueError(f"output.source is of {len(sources)} general encoders, output.general of {len(generals)}")
+        levels = len(generals[0])
+        targets = [] if self.target is None else [output.target]
+        for name, encoders in (("target", targets), ("general", generals), ("source", sources)):
+            for maps in encoders:
+                if maps is not None and len(maps) != levels:
+                    raise ValueError(f"output.{name} has {len(maps)} levels, output.general {levels}")
+        if self.general is not None and all(maps is None for maps in sources):
+            raise ValueError(
+                "the general term needs source features and the output has none; call the model with source=, "
+                "or use RelationLoss(general=False)"
+            )
+        return list(zip(generals, sources if self.general is not None else [None] * len(generals), strict=True))
 
 
 def _per_encoder(maps: Any) -> Any:

@@ -134,7 +134,7 @@ def plot_relations(
                 _write_titles(axes, general=place < count - 1)
         if labels is not None:
             panels[-3 * count].set_ylabel(labels[index])
-    # The bar added last stands outermost.
+    # The bar added first stands outermost.
     bar: dict[str, Any] = {"ax": panels, "fraction": 0.03, "pad": 0.015, "shrink": 0.9}
     figure.colorbar(pictures[1], label="|difference|", extend=_extend(differences, scales[1]), **bar)
     figure.colorbar(pictures[0], label="relation", extend=_extend(relations, scales[0]), **bar)

@@ -68,12 +68,11 @@ class _AllReduceSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, tensor: Tensor) -> Tensor:
-        total = tensor.clone()
+        total = tensor.clone(memory_format=torch.contiguous_format)
         torch.distributed.all_reduce(total)
         return total
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:
-        total = grads[0].contiguous().clone()
-        torch.distributed.all_reduce(total)
+        total: Tensor = _AllReduceSum.apply(grads[0])  # by itself, so that a second derivative is right too
         return total

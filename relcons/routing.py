@@ -24,7 +24,8 @@ class GradientRouter:
             submodules or parameters; ``model.routes()`` gives them for relcons models.
         model: the module that names are looked up in and that parameters are named after.
         backward: called as ``backward(loss, inputs=..., retain_graph=...)`` in place of
-            ``loss.backward``: ``fabric.backward``, ``accelerator.backward``, or a lambda that scales.
+            ``loss.backward``: ``fabric.backward``, ``accelerator.backward``. One that scales the loss
+            itself and ``step(scaler=...)`` exclude each other.
 
     Raises:
         TypeError: a route holds something else than the above, or a name is given without ``model``.
@@ -77,7 +78,9 @@ class GradientRouter:
         """
         groups: dict[frozenset[nn.Parameter], list[Tensor]] = {}
         for name, loss in losses.items():
-            groups.setdefault(frozenset(self._route(name)), []).append(loss)
+            if loss.numel() != 1:
+                raise ValueError(f"loss {name!r} must be a scalar, got {tuple(loss.shape)}; take its mean or sum")
+            groups.setdefault(frozenset(self._route(name)), []).append(loss.reshape(()))
         passes = [
             (torch.stack(together).sum(), [p for p in self._names if p in route and p.requires_grad])
             for route, together in groups.items()
@@ -137,7 +140,7 @@ class GradientRouter:
         for name, loss in losses.items():
             route = set(self._route(name))
             grads: Iterable[Tensor | None] = [None] * len(trainable)
-            if loss.requires_grad:
+            if loss.requires_grad and trainable:
                 grads = torch.autograd.grad(loss, trainable, retain_graph=True, allow_unused=True)
             leaks[name] = [
                 self._names[parameter]
@@ -162,7 +165,8 @@ class GradientRouter:
 
 def _parameters(name: str, route: Route, model: nn.Module | None) -> list[nn.Parameter]:
     """Parameters that a route's modules, parameters and names stand for, each once."""
-    entries = [route] if isinstance(route, nn.Module | nn.Parameter | str) else list(route)
+    several = isinstance(route, Iterable) and not isinstance(route, nn.Module | nn.Parameter | str)
+    entries: list[Any] = list(route) if several else [route]  # type: ignore[arg-type]
     found: dict[nn.Parameter, None] = {}
     for entry in entries:
         if isinstance(entry, str):

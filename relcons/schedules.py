@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 __all__ = ["ConstantWeight", "CosineRampUp", "GaussianRampUp", "LinearRampUp", "Schedule"]
 
@@ -46,7 +47,7 @@ class GaussianRampUp:
 
     def __post_init__(self) -> None:
         _check_total(self.total_steps)
-        _check_finite(peak=self.peak, power=self.power, rate=self.rate)
+        check_finite(peak=self.peak, power=self.power, rate=self.rate)
         if self.power <= 0:
             raise ValueError(f"power must be positive, got {self.power}; the paper's is 1, Laine & Aila's 2")
 
@@ -77,7 +78,7 @@ class LinearRampUp:
 
     def __post_init__(self) -> None:
         _check_total(self.total_steps)
-        _check_finite(peak=self.peak)
+        check_finite(peak=self.peak)
 
     def __call__(self, step: int) -> float:
         """Weight at ``step``."""
@@ -106,7 +107,7 @@ class CosineRampUp:
 
     def __post_init__(self) -> None:
         _check_total(self.total_steps)
-        _check_finite(peak=self.peak)
+        check_finite(peak=self.peak)
 
     def __call__(self, step: int) -> float:
         """Weight at ``step``."""
@@ -131,7 +132,7 @@ class ConstantWeight:
     value: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_finite(value=self.value)
+        check_finite(value=self.value)
 
     def __call__(self, step: int) -> float:
         """Weight at ``step``."""
@@ -146,11 +147,12 @@ def _share(step: int, total_steps: int) -> float:
 
 
 def _check_total(total_steps: int) -> None:
-    if isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1:
+    if isinstance(total_steps, bool) or not isinstance(total_steps, Integral) or total_steps < 1:
         raise ValueError(f"total_steps must be a positive number of optimiser steps, got {total_steps!r}")
 
 
-def _check_finite(**numbers: float) -> None:
+def check_finite(**numbers: float) -> None:
+    """Raise ValueError, naming the argument, unless each is a finite number."""
     for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+        if isinstance(number, bool) or not isinstance(number, Real) or not math.isfinite(number):
             raise ValueError(f"{name} must be a finite number, got {number!r}")

@@ -130,12 +130,6 @@ class TestMatrices:
         jacobian = torch.func.jacrev(function)(stack[0])
         torch.testing.assert_close(jacobian, torch.autograd.functional.jacobian(function, stack[0]))
 
-    def test_batched_gradients(self, function):
-        features = torch.randn(2, 4, 5, dtype=torch.float64)
-        slow = torch.autograd.functional.jacobian(function, features)
-        fast = torch.autograd.functional.jacobian(function, features, vectorize=True)
-        torch.testing.assert_close(fast, slow)
-
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
     def test_half(self, function, dtype):
         features = torch.randn(3, 4, 70000, dtype=dtype, requires_grad=True)

@@ -394,6 +394,8 @@ class TestWeight:
         with pytest.raises(ValueError, match="step must be 0 or more, got -1"):
             loss.step(-1)
         assert loss.current_weight == 0.5
+        loss.step()
+        assert loss.current_weight == 1.0
 
     def test_current_weight(self, kind):
         """schedule(0) before the first step, schedule(n) after n, the peak after the end."""

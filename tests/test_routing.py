@@ -225,9 +225,12 @@ class TestStep:
         for name, grad in expected.items():
             torch.testing.assert_close(seen[name], 2 * grad)
 
-    def test_clip(self, monkeypatch):
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_clip(self, order, monkeypatch):
         """One norm for the general encoder, one for target encoder and decoder, which the segmentation loss links."""
-        model, router = build()
+        model = Leaky()
+        routes = dict(list(ROUTES.items())[::order])
+        router = GradientRouter(torch.optim.SGD(model.parameters(), lr=0.1), routes, model=model)
         expected = by_hand(model)
         seen = record(router, monkeypatch)
         clip = 1e-3

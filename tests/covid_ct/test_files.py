@@ -71,8 +71,8 @@ def test_an_input_error_becomes_one_message_and_exit_code_2(capsys):
 
 def test_a_result_and_other_errors_pass_through():
     assert exit_on_input_error(lambda: 3) == 3
-    with pytest.raises(ZeroDivisionError):
-        exit_on_input_error(lambda: 1 / 0)
+    with pytest.raises(ValueError, match="invalid literal"):
+        exit_on_input_error(lambda: int("x"))
     with pytest.raises(SystemExit) as stopped:
         exit_on_input_error(lambda: sys.exit(5))
     assert stopped.value.code == 5

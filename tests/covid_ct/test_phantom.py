@@ -262,6 +262,12 @@ def test_source_cases_hold_their_lesion_inside_the_chest(index):
         assert (columns > 128).mean() > 0.6, "water settles at the back"
 
 
+def test_source_cases_of_one_kind_differ():
+    first, second = source_case(0, 0), source_case(0, 6)
+    assert first[0].shape != second[0].shape or (first[0] != second[0]).any()
+    assert not np.array_equal(first[2], second[2])
+
+
 def test_source_files_keep_hu_mask_and_orientation(small):
     for folder in (small / "source").iterdir():
         ct, lesion = nibabel.load(folder / "ct.nii.gz"), nibabel.load(folder / "lesion.nii.gz")
