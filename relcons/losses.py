@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from relcons.functional import Reduction, check_choice, check_same_channels, relation_distance
+from relcons.checks import check_choice, check_same_channels
+from relcons.functional import Reduction, relation_distance
 from relcons.relations import GramRelation
 from relcons.schedules import ConstantWeight, Schedule, check_finite
 

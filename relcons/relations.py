@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from relcons.functional import Batch, accumulation_dtype, check_choice, check_features, relation_matrix
+from relcons.checks import check_choice, check_features
+from relcons.functional import Batch, accumulation_dtype, relation_matrix
 
 __all__ = ["GramRelation"]
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from relcons.functional import check_choice
+from relcons.checks import check_choice
 from relcons.models.parts import UNetParts, read_channels
 
 __all__ = ["General", "build_generals", "check_levels", "widen"]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from relcons.functional import check_choice
+from relcons.checks import check_choice
 from relcons.integrations import split_unet
 from relcons.models.build import General, build_generals, check_levels, widen
 from relcons.models.fusion import Concatenation, Projection

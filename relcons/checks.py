@@ -1,0 +1,45 @@
+"""Checks at the boundary: what the caller gave, what was expected, and the fix."""
+
+from typing import Any, get_args
+
+from torch import Tensor
+
+__all__ = ["check_choice", "check_features", "check_floating", "check_same_channels"]
+
+
+def check_floating(name: str, tensor: Tensor) -> None:
+    """Raise TypeError unless ``tensor`` is a floating-point tensor."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {tensor.dtype}; convert it with .float()")
+
+
+def check_features(features: Tensor, name: str = "features") -> None:
+    """Raise unless ``features`` is a non-empty floating-point tensor ``(B, C, *spatial)``."""
+    check_floating(name, features)
+    if not 3 <= features.ndim <= 5:
+        raise ValueError(
+            f"{name} must be (B, C, *spatial) with one, two or three spatial axes, got {tuple(features.shape)}"
+            + ("; add a batch axis with [None]" if features.ndim == 2 else "")
+        )
+    if features.numel() == 0:
+        raise ValueError(f"{name} must not be empty, got {tuple(features.shape)}")
+
+
+def check_same_channels(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
+    """Raise unless both are feature maps with the same number of channels."""
+    check_features(a, name_a)
+    check_features(b, name_b)
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"{name_a} and {name_b} must have the same number of channels, "
+            f"got {tuple(a.shape)} and {tuple(b.shape)}; take the same level of encoders of one architecture"
+        )
+
+
+def check_choice(name: str, value: str, choices: Any) -> None:
+    """Raise ValueError unless ``value`` is one of the literals in ``choices``."""
+    allowed = get_args(choices)
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
