@@ -188,8 +188,8 @@ def _names(runs: Sequence[Path]) -> dict[Path, str]:
 
 
 def _label(one: Evaluated, evaluated: Sequence[Evaluated]) -> str:
-    """The method and whatever else sets its group apart from the others on screen."""
-    all_values = [asdict(other.config) for other in evaluated]
+    """The method and whatever else sets its group apart from the method's others on screen."""
+    all_values = [asdict(other.config) for other in evaluated if other.config.method == one.config.method]
     apart = [
         f"{name} {value}"
         for name, value in asdict(one.config).items()
