@@ -6,12 +6,13 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read by torch on import: its 
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from memory import peak_bytes
 from results import parser, publish, table
-from timing import interleaved, milliseconds, ratio
+from timing import interleaved, milliseconds, ratio, seconds_of
 from torch import Tensor
 from torchdistill.losses.mid_level import ChSimLoss
 
@@ -54,7 +55,7 @@ def errors(result: Result, reference: Result) -> tuple[float, float]:
 
 
 def beyond_gradients(loss: Loss, source: Tensor, general: Tensor, larger_than: int = 0) -> int:
-    """Peak bytes beyond the inputs and their gradients: before the backward pass, where there are none yet, or in it."""
+    """Peak bytes beyond the inputs and their gradients: of the forward pass, or of both passes less the gradients."""
     device = source.device.type
     forward = peak_bytes(lambda: loss(source, general), device, larger_than)
     both = peak_bytes(lambda: value_and_gradient(loss, source, general), device, larger_than)
@@ -66,24 +67,22 @@ def measure(shape: tuple[int, ...], options: argparse.Namespace) -> list[object]
     source, general = (
         torch.randn(shape, generator=generator, device=options.device, requires_grad=True) for _ in range(2)
     )
-    calls = {
-        "relcons": lambda: value_and_gradient(general_consistency, source, general),
-        "ickd": lambda: value_and_gradient(ChSimLoss.batch_loss, source, general),
-    }
-    seconds = interleaved(calls, options.repeats, warmup=2, device=options.device)
+    losses = {"relcons": general_consistency, "ickd": ChSimLoss.batch_loss}
+    calls = {name: partial(value_and_gradient, loss, source, general) for name, loss in losses.items()}
+    timed = {name: partial(seconds_of, call, options.device) for name, call in calls.items()}
+    seconds = interleaved(timed, options.repeats, warmup=2)
     ours = beyond_gradients(general_consistency, source, general)
     peer = beyond_gradients(ChSimLoss.batch_loss, source, general)
     large = beyond_gradients(general_consistency, source, general, larger_than=4 * shape[1] ** 2)
     value, gradient = errors(calls["relcons"](), exact(source, general))
     maps = large / (2 * 4 * source[0].numel())
     speed = ratio(seconds["relcons"], seconds["ickd"])
-    target = TARGETS.get(shape)
     return [
         "x".join(map(str, shape)),
         milliseconds(seconds["relcons"]),
         milliseconds(seconds["ickd"]),
         speed,
-        "" if target is None else f"{target} ({'met' if speed.median <= target else 'missed'})",
+        speed.against(TARGETS.get(shape)),
         f"{ours / 2**20:.1f}",
         f"{peer / 2**20:.1f}",
         f"{maps:.2f}",

@@ -43,7 +43,11 @@ def publish(name: str, body: str, packages: Sequence[str], options: argparse.Nam
 
 
 def _measured_on(packages: Sequence[str], options: argparse.Namespace) -> str:
-    versions = [f"torch {torch.__version__}", f"relcons {relcons.__version__}", *(f"{p} {version(p)}" for p in packages)]
+    versions = [
+        f"torch {torch.__version__}",
+        f"relcons {relcons.__version__}",
+        *(f"{p} {version(p)}" for p in packages),
+    ]
     script = Path(sys.argv[0]).resolve().relative_to(README.parents[2]).as_posix()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     seed = [f"Seed {options.seed}."] if hasattr(options, "seed") else []

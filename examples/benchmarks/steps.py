@@ -56,7 +56,7 @@ def relcons_step(model: DualEncoderUNet) -> Step:
 
 
 def port_step(model: DualEncoderUNet) -> Step:
-    """Algorithm 1 line by line, on the modules of `model`: every batch through every encoder by itself, three passes."""
+    """Algorithm 1 line by line on the modules of `model`: a pass for each encoder and batch, three backward passes."""
     optimizer = sgd(model)
     general = [p for p in model.general_encoder.parameters() if p.requires_grad]
     target = [p for p in model.target_encoder.parameters() if p.requires_grad]

@@ -19,10 +19,12 @@ class Ratio:
     def __str__(self) -> str:
         return f"{self.median:.3f} ({self.low:.3f} to {self.high:.3f})"
 
+    def against(self, largest: float | None) -> str:
+        """The target and whether it is met, for a table; nothing where there is no target."""
+        return "" if largest is None else f"{largest} ({'met' if self.median <= largest else 'missed'})"
 
-def interleaved(
-    calls: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 1, device: str = "cpu"
-) -> dict[str, list[float]]:
+
+def interleaved(calls: Mapping[str, Callable[[], float]], repeats: int, warmup: int) -> dict[str, list[float]]:
     """Seconds of every call in `repeats` rounds after `warmup` rounds that are not counted.
 
     A round runs every call once. Every second round runs them in reverse, so that none always follows the same one.
@@ -30,10 +32,21 @@ def interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(warmup + repeats):
         for name in list(calls) if number % 2 == 0 else reversed(calls):
-            elapsed = _seconds(calls[name], device)
+            elapsed = calls[name]()
             if number >= warmup:
                 seconds[name].append(elapsed)
     return seconds
+
+
+def seconds_of(call: Callable[[], object], device: str = "cpu") -> float:
+    """Seconds of one run."""
+    wait(device)
+    start = time.perf_counter()
+    result = call()
+    wait(device)
+    elapsed = time.perf_counter() - start
+    del result  # kept until here, so that giving its memory back is in nobody's time
+    return elapsed
 
 
 def ratio(numerator: list[float], denominator: list[float]) -> Ratio:
@@ -48,16 +61,7 @@ def milliseconds(seconds: list[float]) -> str:
     return f"{1000 * median(seconds):.1f}"
 
 
-def _seconds(call: Callable[[], object], device: str) -> float:
-    _wait(device)
-    start = time.perf_counter()
-    result = call()
-    _wait(device)
-    elapsed = time.perf_counter() - start
-    del result  # kept until here, so that giving its memory back is in nobody's time
-    return elapsed
-
-
-def _wait(device: str) -> None:
+def wait(device: str) -> None:
+    """Return when the device has done what it was given."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()

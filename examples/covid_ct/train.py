@@ -7,10 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from lightning_fabric.utilities.rank_zero import rank_zero_only
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-
 from covidct.arguments import Arguments, Task, resolve
 from covidct.checkpoint import load_checkpoint
 from covidct.data.sampling import check_slices
@@ -20,6 +16,9 @@ from covidct.errors import exit_on_input_error
 from covidct.results import finish, show_result
 from covidct.run_folder import disk_faults, is_finished, prepare
 from covidct.systems import build_model, system
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
 
 FILE_WIDTH = 120
 

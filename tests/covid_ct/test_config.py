@@ -96,7 +96,7 @@ def test_an_explicit_precision_stays(asked: str, cuda: bool) -> None:
 
 
 def test_16_bits_need_cuda() -> None:
-    with pytest.raises(InputError, match="needs a CUDA device .* take --precision 32 or bf16"):
+    with pytest.raises(InputError, match=r"needs a CUDA device .* take --precision 32 or bf16"):
         resolve_precision("16", cuda=False)
 
 

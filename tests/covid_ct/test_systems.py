@@ -7,6 +7,7 @@ from covidct.errors import InputError
 from covidct.networks.plain_unet import plain_unet
 from covidct.segmentation_loss import segmentation_loss
 from covidct.systems import SYSTEMS, build_model, build_relation_loss, system, trained_groups
+
 from relcons import DualEncoderUNet
 
 CONFIG = Config(

@@ -113,9 +113,7 @@ def _fresh(arguments: Arguments, progress: Progress | None) -> tuple[Config, tup
         )
     values = dict(PRESETS[preset])
     values["steps"] = values["steps"] if arguments.steps is None else arguments.steps
-    values["precision"] = resolve_precision(
-        arguments.precision or values["precision"], cuda=torch.cuda.is_available()
-    )
+    values["precision"] = resolve_precision(arguments.precision or values["precision"], cuda=torch.cuda.is_available())
     config = Config(
         dataset=dataset,
         data="" if arguments.data is None else str(arguments.data.absolute()),

@@ -55,9 +55,7 @@ class Config:
         if self.seed < 0:
             raise InputError(f"--seed must be 0 or more, got {self.seed}")
         if self.fold is not None and not 0 <= self.fold < FOLDS:
-            raise InputError(
-                f"--fold must be 0 to {FOLDS - 1}, got {self.fold}; leave it out for the published split"
-            )
+            raise InputError(f"--fold must be 0 to {FOLDS - 1}, got {self.fold}; leave it out for the published split")
         if self.precision not in PRECISIONS:
             raise InputError(f"--precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         self._check_size()
@@ -121,7 +119,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "workers": 8,
     },
 }
-
 
 
 def read_config(path: Path) -> Config:

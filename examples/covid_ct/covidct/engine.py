@@ -174,9 +174,7 @@ class Trainer:
             for stream, slices in streams.items()
         )
         device = self.fabric.device
-        probe = RelationProbe(
-            self.run / "relations", images.to(device), None if source is None else source.to(device)
-        )
+        probe = RelationProbe(self.run / "relations", images.to(device), None if source is None else source.to(device))
         if self.step == 0:
             probe.write(self.module, 0)
         return probe
@@ -187,10 +185,8 @@ class Trainer:
     def device_name(self) -> str:
         """The device and how much of it, for the screen."""
         device = self.fabric.device
-        if device.type == "cuda":
-            name = torch.cuda.get_device_name(device)
-        else:
-            name = f"{torch.get_num_threads()} threads"
+        cuda = device.type == "cuda"
+        name = torch.cuda.get_device_name(device) if cuda else f"{torch.get_num_threads()} threads"
         processes = f", {self.fabric.world_size} processes" if self.fabric.world_size > 1 else ""
         return f"{device.type}, {name}{processes}, precision {self.config.precision}"
 

@@ -1,0 +1,51 @@
+"""The shared tester over every supported network."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+
+from tests.models.contract import CHECKS, starts_as_the_single_network, whole_method_moves_every_trainable_parameter
+from tests.models.networks import SMP, SWIN, Case, dna_case, own_case, smp_case, smp_net
+
+NETWORKS = [
+    *[smp_case(architecture) for architecture in SMP],
+    smp_case("FPN", "tu-test_convnext"),
+    smp_case("Segformer", "mit_b0"),
+    smp_case("UPerNet", **SWIN),
+    smp_case("Unet", "resnet18", encoder_depth=3, decoder_channels=(16, 12, 8)),
+    smp_case("Unet", "tu-test_efficientnet", aux_params={"classes": 3}),
+    *[
+        dna_case(kind, axes, deep_supervision)
+        for kind in (PlainConvUNet, ResidualEncoderUNet)
+        for axes in (2, 3)
+        for deep_supervision in (True, False)
+    ],
+    *[own_case(axes) for axes in (1, 2, 3)],
+]
+
+FULL_SIZE = [
+    Case(f"{architecture}-{encoder}", partial(smp_net, architecture, encoder), (1, side, side))
+    for architecture in SMP
+    for encoder in ("resnet18", "tu-resnet18", "tu-convnext_atto", "mit_b0")
+    for side in [128 if architecture == "PAN" else 64]
+    if (architecture, encoder) not in {("UnetPlusPlus", "mit_b0"), ("Linknet", "mit_b0")}  # smp refuses them
+]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("case", NETWORKS, ids=str)
+def test_contract(case: Case, check: Callable[[Case], None]) -> None:
+    check(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "check",
+    [starts_as_the_single_network, whole_method_moves_every_trainable_parameter],
+    ids=lambda check: check.__name__,
+)
+@pytest.mark.parametrize("case", FULL_SIZE, ids=str)
+def test_full_size(case: Case, check: Callable[[Case], None]) -> None:
+    check(case)

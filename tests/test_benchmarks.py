@@ -1,0 +1,71 @@
+"""Every benchmark runs, prints its table and what it was measured on, and writes both where it is told to."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = {
+    "relations": ["--shapes", "2x6x8x8", "3x5x4x4x4"],
+    "training_step": ["--networks", "plain", "--size", "32", "32", "--batch-size", "2", "--widths", "4", "8", "8"],
+    "import_time": [],
+}
+
+
+def run(script: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, script, "--repeats", "1", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    """Rows of the one markdown table in `text`; of columns with one name the last counts."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    header, rule, *cells = lines
+    assert set(rule) == {"---"}
+    return [dict(zip(header, line, strict=True)) for line in cells]
+
+
+def test_relations_compares_speed_memory_and_error(tmp_path: Path) -> None:
+    done = run(ROOT / "examples/benchmarks/relations.py", *TINY["relations"], "--output", tmp_path / "table.md")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "table.md").read_text(encoding="utf-8") == done.stdout
+    assert "torchdistill" in done.stdout.splitlines()[-2]
+    found = rows(done.stdout)
+    assert [row["features"] for row in found] == ["2x6x8x8", "3x5x4x4x4"]
+    for row in found:
+        assert float(row["ratio (quartiles)"].split()[0]) > 0
+        assert float(row["error of the value"]) < 1e-5
+        assert float(row["error of the gradient"]) < 1e-5
+        assert 0 < float(row["relcons' maps per input"]) <= 1
+
+
+@pytest.mark.slow
+def test_training_step_compares_with_floor_and_port() -> None:
+    done = run(ROOT / "examples/benchmarks/training_step.py", *TINY["training_step"])
+    assert done.returncode == 0, done.stderr
+    (row,) = rows(done.stdout)
+    assert row["network"] == "plain"
+    for name in ("floor, ms", "relcons, ms", "port, ms"):
+        assert float(row[name]) > 0
+    for name in ("to the floor (quartiles)", "to the port (quartiles)"):
+        assert re.fullmatch(r"\d+\.\d{3} \(\d+\.\d{3} to \d+\.\d{3}\)", row[name])
+
+
+@pytest.mark.slow
+def test_import_time_updates_its_section_of_the_readme_and_no_other(tmp_path: Path) -> None:
+    folder = shutil.copytree(ROOT / "examples/benchmarks", tmp_path / "examples/benchmarks")
+    before = (folder / "README.md").read_text(encoding="utf-8")
+    done = run(folder / "import_time.py", "--update-readme")
+    assert done.returncode == 0, done.stderr
+    after = (folder / "README.md").read_text(encoding="utf-8")
+    section = re.compile(r"(<!-- import-time: start -->\n).*(<!-- import-time: end -->\n)", re.S)
+    assert section.search(after)[0] == f"<!-- import-time: start -->\n\n{done.stdout}\n<!-- import-time: end -->\n"
+    assert section.sub("", after) == section.sub("", before)
+    (row,) = rows(done.stdout)
+    assert row["other modules it loads"] == "none"
