@@ -38,6 +38,11 @@ class DnaParts(UNetParts):
     net: Any = field(kw_only=True)
 
     @property
+    def training(self) -> bool:
+        """Mode of the network."""
+        return bool(self.net.training)
+
+    @property
     def divisors(self) -> tuple[int, ...] | None:
         """Product of the strides, per axis."""
         return tuple(math.prod(strides) for strides in zip(*self.net.encoder.strides, strict=True))
@@ -88,7 +93,9 @@ def _identity(x: Tensor) -> Tensor:
 def _without_encoder(decoder: UNetDecoder) -> UNetDecoder:
     """The same decoder, sharing its layers, but not holding the encoder as a submodule of its own."""
     alone = copy.copy(decoder)
-    alone._modules = {name: module for name, module in decoder._modules.items() if name != "encoder"}
+    # Hooks and submodules are registered in dictionaries, which a shallow copy would share with net.
+    alone.__dict__ = {name: value.copy() if isinstance(value, dict) else value for name, value in vars(decoder).items()}
+    del alone._modules["encoder"]
     alone.encoder = _facts(decoder.encoder)
     return alone
 
@@ -110,7 +117,11 @@ def _widener(net: Any, decoder: Any) -> Callable[[int], nn.Module]:
         )
 
     def widen(extra: int) -> nn.Module:
-        if repr(build(0).stages) != repr(decoder.stages) or repr(build(0).transpconvs) != repr(decoder.transpconvs):
+        rebuilt = build(0)
+        if any(
+            repr(getattr(rebuilt, part)) != repr(getattr(decoder, part))
+            for part in ("stages", "transpconvs", "seg_layers")
+        ):
             raise ValueError(
                 f'fusion="concat": the decoder of this {type(net).__name__} is not the one that the library builds '
                 'for its encoder; use fusion="project"'

@@ -80,6 +80,11 @@ class SmpParts(UNetParts):
         return head
 
     @property
+    def training(self) -> bool:
+        """Mode of the network."""
+        return bool(self.net.training)
+
+    @property
     def divisors(self) -> tuple[int, ...] | None:
         """Output stride of the encoder, where the network insists on it."""
         stride = int(self.net.encoder.output_stride)

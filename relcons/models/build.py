@@ -47,8 +47,11 @@ def build_generals(
     """General encoders that ``general`` asks for, none sharing a parameter with another or with net's."""
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"generals must be a positive number of general encoders, got {count!r}")
-    single = isinstance(general, str | nn.Module)
-    entries: list[Any] = [general] * count if single else list(general)  # type: ignore[arg-type]
+    entries: list[Any]
+    if isinstance(general, str | nn.Module) or not isinstance(general, Sequence):
+        entries = [general] * count
+    else:
+        entries = list(general)
     if len(entries) != count:
         raise ValueError(f"general must give one entry for each of {count} general encoders, got {len(entries)}")
     encoders = [_build_general(parts, entry) for entry in entries]
@@ -74,4 +77,6 @@ def _build_general(parts: UNetParts, entry: General | nn.Module) -> nn.Module:
     if not isinstance(entry, str):
         raise TypeError(f'general must be "copy", "reset" or a module, got {type(entry).__name__}')
     check_choice("general", entry, General)
-    return parts.fresh_encoder() if entry == "reset" else copy.deepcopy(parts.encoder)
+    if entry == "copy":
+        return copy.deepcopy(parts.encoder)
+    return parts.fresh_encoder().requires_grad_(True)  # a frozen net's fresh weights know nothing worth keeping

@@ -108,7 +108,7 @@ class MultiEncoderUNet(nn.Module):
         self.classification_head = parts.classification_head
         self._divisors = parts.divisors
         self._frozen: tuple[str, ...] | None = None
-        self._follow(parts.encoder)
+        self._follow(parts)
         self._drop_dead_ends(parts)
         self._decide_batching()
 
@@ -133,12 +133,15 @@ class MultiEncoderUNet(nn.Module):
             ``unlabelled`` or ``features`` is given.
 
         Raises:
+            TypeError: ``source`` is a tensor.
             ValueError: an input's sizes do not fit the network, or ``source`` has another length than
                 there are general encoders.
         """
         if source is None and unlabelled is None and not features:
             self._check_input("x", x)
             return self._decode(self.target_encoder(x), [encoder(x)[-1] for encoder in self.general_encoders])
+        if isinstance(source, Tensor):
+            raise TypeError("source must be a sequence with one batch or None per general encoder, got a tensor")
         sources = [None] * len(self.general_encoders) if source is None else list(source)
         if len(sources) != len(self.general_encoders):
             raise ValueError(
@@ -258,15 +261,16 @@ class MultiEncoderUNet(nn.Module):
         encoders = [self.target_encoder, *self.general_encoders]
         self._together = not any(_uses_batch(layer) for encoder in encoders for layer in encoder.modules())
 
-    def _follow(self, encoder: nn.Module) -> None:
-        """Give what was built here the encoder's mode, device and type; modes inside net stay as they are."""
-        parameter = next(encoder.parameters(), None)
-        built = [self.fusion] if isinstance(self.fusion, Projection) else [self.fusion, self.decoder]
-        for module in built:
-            module.train(encoder.training)
+    def _follow(self, parts: UNetParts) -> None:
+        """Give what was built here net's mode, device and type; modes inside net stay as they are."""
+        parameter = next(parts.encoder.parameters(), None)
+        self.training = self.general_encoders.training = parts.training
+        for module in (self.fusion, self.decoder, self.head):
+            if module is parts.head or module is parts.decoder:
+                continue
+            module.train(parts.training)
             if parameter is not None:
                 module.to(parameter.device, parameter.dtype)
-        self.training = encoder.training
 
     def _drop_dead_ends(self, parts: UNetParts) -> None:
         """Set parameters that no output depends on to not trainable; refuse the input as a level."""
@@ -356,9 +360,9 @@ class DualEncoderUNet(MultiEncoderUNet):
 
 def _uses_batch(layer: nn.Module) -> bool:
     """Whether ``layer`` computes or keeps statistics over the batch in its present mode."""
-    if not layer.training or not isinstance(layer, _NormBase):
-        return False
-    return isinstance(layer, _BatchNorm) or layer.track_running_stats
+    if isinstance(layer, _BatchNorm):
+        return layer.training or layer.running_mean is None
+    return isinstance(layer, _NormBase) and layer.training and layer.track_running_stats
 
 
 def _flatten(logits: Any) -> list[Tensor]:

@@ -82,6 +82,11 @@ class UNetParts:
         return None
 
     @property
+    def training(self) -> bool:
+        """Mode in which a model made of the parts starts."""
+        return self.encoder.training
+
+    @property
     def divisors(self) -> tuple[int, ...] | None:
         """What each spatial size of the input must be a multiple of; None where nothing is known."""
         return None

@@ -72,6 +72,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
         ('{"epochs": 3}', r"unknown fields \['epochs'\], missing fields \['batch_size'"),
         (json.dumps({**asdict(CONFIG), "steps": 0}), "config.json: --steps must be 1 or more"),
         (json.dumps({**asdict(CONFIG), "steps": "many"}), "config.json: .*steps"),
+        (json.dumps({**asdict(CONFIG), "steps": True}), "config.json: steps is True"),
         (json.dumps({**asdict(CONFIG), "size": 96}), "config.json: .*size"),
     ],
 )

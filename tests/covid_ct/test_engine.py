@@ -235,6 +235,7 @@ def test_finish_leaves_every_result(config: Config, trainer: Callable[..., Train
 
 def test_weights_are_stored_once_and_load_with_safetensors(config: Config, tmp_path: Path) -> None:
     model = build_model(config)
+    model.register_buffer("derived", torch.zeros(3), persistent=False)
     save_weights(tmp_path, model)
     stored = load_file(tmp_path / "model.safetensors")
     assert sum(t.numel() for t in stored.values()) == sum(p.numel() for p in model.parameters())

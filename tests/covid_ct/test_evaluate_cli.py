@@ -207,7 +207,7 @@ def test_groups_are_labelled_by_what_sets_them_apart(config, tmp_path):
     ]
     labels = [row.label for row in evaluate.run_rows(evaluated)[0] if "mean" in row.label]
     assert labels == [
-        "unet, relation_reduction row_mean: mean of 2 runs",
+        "unet: mean of 2 runs",
         "ours, relation_reduction row_mean: mean of 2 runs",
         "ours, relation_reduction sum: mean of 2 runs",
     ]

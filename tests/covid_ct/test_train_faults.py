@@ -204,6 +204,19 @@ def test_a_run_is_not_overwritten(data: Path, said: Callable[..., str]) -> None:
     assert "run already holds a run; go on with it with --resume" in said(*UNET, "--output", "run")
 
 
+def test_a_bad_output_is_said_before_phantoms_are_made(
+    data: Path, said: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(data)
+    monkeypatch.setattr("covidct.datasets.phantom_root", lambda progress: pytest.fail("phantoms were made"))
+    assert "run already holds a run" in said("--output", "run")
+
+
+def test_a_resumed_run_keeps_its_source(data: Path, said: Callable[..., str]) -> None:
+    start(data, method="ours", source=(str(data.parent / "source"),))
+    assert re.search(r"source is \('.*/source',\) in the run, \('.*/other',\) was", said(*RESUME, "--source", "other"))
+
+
 def test_a_resumed_run_keeps_its_settings(data: Path, said: Callable[..., str]) -> None:
     start(data)
     shown = said(*RESUME, "--method", "ours", "--seed", "6", "--steps", "4", "--data", "other")

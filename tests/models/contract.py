@@ -132,20 +132,19 @@ def wider_decoder_is_initialised_as_the_library_does(case: Case) -> None:
 
 
 def no_loss_leaks(case: Case) -> None:
-    for options in SETTINGS:
-        for route in ("paper", "joint"):
-            model = DualEncoderUNet(case.parts(), route=route, **options)
-            perturb(model.general_encoder)
-            optimizer = torch.optim.SGD(model.parameter_groups(), lr=0.1)
-            router = GradientRouter(optimizer, model.routes(), model=model)
-            output = model(case.batch(), source=case.batch())
-            terms = RelationLoss().terms(output)
-            losses = {"segmentation": scalar(output.logits), "general": terms.general, "target": terms.target}
-            assert router.check(losses) == {"segmentation": [], "general": [], "target": []}
-            paper = GradientRouter(optimizer, {"segmentation": ["target_encoder"]}, model=model)
-            leaks = paper.check({"segmentation": losses["segmentation"]})["segmentation"]
-            assert any(name.startswith(("decoder", "head")) for name in leaks)
-            assert any(name.startswith("general_encoders") for name in leaks) == (route == "joint")
+    for route, options in zip(("paper", "joint"), SETTINGS, strict=True):
+        model = DualEncoderUNet(case.parts(), route=route, **options)
+        perturb(model.general_encoder)
+        optimizer = torch.optim.SGD(model.parameter_groups(), lr=0.1)
+        router = GradientRouter(optimizer, model.routes(), model=model)
+        output = model(case.batch(), source=case.batch())
+        terms = RelationLoss().terms(output)
+        losses = {"segmentation": scalar(output.logits), "general": terms.general, "target": terms.target}
+        assert router.check(losses) == {"segmentation": [], "general": [], "target": []}
+        narrow = GradientRouter(optimizer, {"segmentation": ["target_encoder"]}, model=model)
+        leaks = narrow.check({"segmentation": losses["segmentation"]})["segmentation"]
+        assert any(name.startswith(("decoder", "head")) for name in leaks)
+        assert any(name.startswith("general_encoders") for name in leaks) == (route == "joint")
 
 
 def checkpoint_of_net_loads(case: Case) -> None:

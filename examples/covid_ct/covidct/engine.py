@@ -95,13 +95,12 @@ class Trainer:
         self.fabric.backward(loss)
         norms = self._clip()
         self.optimizer.step()
-        weight = None if terms is None else terms.weight.clone()
         if self.relation is not None:
             self.relation.step()
         return {
             "loss": loss,
             "segmentation": segmentation,
-            "lambda": weight,
+            "lambda": None if terms is None else terms.weight,
             "general": None if terms is None else terms.general,
             "target": None if terms is None else terms.target,
             **{f"grad_norm_{name}": norms.get(name) for name in ("general", "target", "decoder")},

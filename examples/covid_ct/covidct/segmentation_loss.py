@@ -15,12 +15,11 @@ def segmentation_loss(outputs: Tensor | Sequence[Tensor], target: Tensor) -> Ten
     `target` is (B, 1, H, W) of 0 and 1 at the finest resolution and is reduced to the others by nearest neighbour.
     """
     outputs = [outputs] if isinstance(outputs, Tensor) else outputs
-    with torch.autocast(target.device.type, enabled=False):
-        terms = [
-            weight * dice_cross_entropy(logits.float(), _resized(target.float(), logits.shape[2:]))
-            for weight, logits in zip(deep_supervision_weights(len(outputs)), outputs, strict=True)
-        ]
-        return torch.stack(terms).sum()
+    terms = [
+        weight * dice_cross_entropy(logits.float(), _resized(target.float(), logits.shape[2:]))
+        for weight, logits in zip(deep_supervision_weights(len(outputs)), outputs, strict=True)
+    ]
+    return torch.stack(terms).sum()
 
 
 def dice_cross_entropy(logits: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor:
