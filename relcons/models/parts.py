@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 __all__ = ["UNetParts"]
@@ -107,7 +108,11 @@ class UNetParts:
 
 
 def reset_parameters(module: nn.Module) -> None:
-    """Reset every layer of ``module`` by its own ``reset_parameters``; ValueError where a layer has none."""
+    """Reset every layer of ``module`` by its own ``reset_parameters``; ValueError where that resets not all."""
+    fix = 'pass a freshly built encoder as general=, or use general="copy"'
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(torch.nan)
     for name, layer in module.named_modules():
         reset = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
         if callable(reset):
@@ -115,8 +120,11 @@ def reset_parameters(module: nn.Module) -> None:
         elif next(layer.parameters(recurse=False), None) is not None:
             raise ValueError(
                 f'general="reset": layer {name!r} ({type(layer).__name__}) holds parameters and has no '
-                'reset_parameters(); pass a freshly built encoder as general=, or use general="copy"'
+                f"reset_parameters(); {fix}"
             )
+    for name, parameter in module.named_parameters():
+        if parameter.isnan().any():  # spectral norm, for one, computes the weight that reset_parameters() writes
+            raise ValueError(f'general="reset": reset_parameters() does not reach {name!r}; {fix}')
 
 
 def read_channels(encoder: nn.Module) -> Sequence[int] | None:

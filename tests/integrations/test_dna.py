@@ -9,7 +9,7 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet, Resi
 from torch import nn
 
 from relcons import DualEncoderUNet, split_unet
-from tests.models.contract import assert_drawn_alike, assert_same
+from tests.models.checking import assert_drawn_alike, assert_same
 from tests.models.networks import dna_net
 
 TABLE_1 = {

@@ -6,7 +6,7 @@ from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
-from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import Tensor, nn
 
 from relcons import UNetParts, split_unet

@@ -10,7 +10,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from relcons import DualEncoderUNet, GaussianRampUp, RelationLoss
-from tests.models.contract import flat, quiet, scalar
+from tests.models.checking import flat, scalar
 from tests.models.networks import (
     BATCH_NORMS,
     SMP,
@@ -19,6 +19,7 @@ from tests.models.networks import (
     dna_case,
     dna_net,
     own_case,
+    quiet,
     smp_case,
     smp_net,
     tiny_parts,

@@ -124,6 +124,14 @@ def test_reset_refuses_a_layer_that_cannot_be_reset() -> None:
         DualEncoderUNet(parts, general="reset")
 
 
+def test_reset_refuses_a_weight_that_is_computed_from_others() -> None:
+    """reset_parameters() of such a layer writes into the computed weight, so that nothing is reset."""
+    encoder = TinyEncoder()
+    nn.utils.spectral_norm(encoder.coarse[0])
+    with pytest.raises(ValueError, match='general="reset"'):
+        DualEncoderUNet(UNetParts(encoder, TinyDecoder()), general="reset")
+
+
 def test_without_a_head_the_decoder_gives_the_logits() -> None:
     parts = UNetParts(TinyEncoder(), TinyDecoder())
     x = torch.rand(2, 1, 8, 8)
