@@ -123,7 +123,9 @@ def reset_parameters(module: nn.Module) -> None:
                 f"reset_parameters(); {fix}"
             )
     for name, parameter in module.named_parameters():
-        if parameter.isnan().any():  # spectral norm, for one, computes the weight that reset_parameters() writes
+        if (
+            not parameter.is_meta and parameter.isnan().any()
+        ):  # spectral norm, for one, computes the weight that reset_parameters() writes
             raise ValueError(f'general="reset": reset_parameters() does not reach {name!r}; {fix}')
 
 

@@ -4,6 +4,7 @@ import copy
 import pickle
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from relcons import DualEncoderUNet, GradientRouter, RelationLoss
 from tests.models.checking import (
     assert_drawn_alike,
     assert_same,
+    different,
     flat,
     has_bfloat16_kernels,
     load_state,
@@ -157,6 +159,21 @@ def no_loss_leaks(case: Case) -> None:
         assert any(name.startswith("general_encoders") for name in leaks) == (route == "joint")
 
 
+def one_pass_gives_what_separate_passes_give(case: Case) -> None:
+    """In evaluation mode no layer mixes batches, so that all may share a pass."""
+    model = different(case.parts(), fusion="concat").eval()
+    batches = {"x": case.batch(1), "source": case.batch(2), "unlabelled": case.batch(1)}
+    calls: list[int] = []
+    model.general_encoder.register_forward_hook(lambda *_: calls.append(1))
+    outputs = []
+    for together in (True, False):
+        with patch("relcons.models.multi_encoder._one_pass_pays", return_value=together):
+            outputs.append(flat(model(**batches)))
+    assert len(calls) == 1 + 3
+    for one, other in zip(*outputs, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5 * other.abs().max().item())
+
+
 def checkpoint_of_net_loads(case: Case) -> None:
     net = case.build()
     trained = {f"encoder.{k}": torch.full_like(v, 3) for k, v in net.encoder.state_dict().items()}
@@ -236,6 +253,7 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     general_encoder_is_the_target_encoder_over_again,
     wider_decoder_is_initialised_as_the_library_does,
     no_loss_leaks,
+    one_pass_gives_what_separate_passes_give,
     checkpoint_of_net_loads,
     copies_are_equal_and_independent,
     half_precision,

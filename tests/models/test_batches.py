@@ -7,10 +7,17 @@ import torch
 from torch import nn
 
 from relcons import DualEncoderUNet, RelationLoss, UNetParts
+from relcons.models import multi_encoder
 from tests.models.checking import assert_same, different
 from tests.models.networks import BATCH_NORMS, INSTANCE_NORMS, TinyDecoder, TinyEncoder, tiny_parts
 
 SMALL = (2, 1, 8, 8)
+
+
+@pytest.fixture
+def joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches share a pass wherever they may, as on a GPU; on a CPU it does not pay."""
+    monkeypatch.setattr(multi_encoder, "_one_pass_pays", lambda x: True)
 
 
 @pytest.fixture(autouse=True)
@@ -19,6 +26,7 @@ def one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relcons.models.multi_encoder._one_pass_pays", lambda x: True)
 
 
+@pytest.mark.usefixtures("joined")
 def test_unlabelled_rows_follow_and_give_no_logits() -> None:
     model = different(tiny_parts())
     x, unlabelled, source = torch.rand(2, 1, 8, 8), torch.rand(3, 1, 8, 8), torch.rand(1, 1, 8, 8)
@@ -30,6 +38,7 @@ def test_unlabelled_rows_follow_and_give_no_logits() -> None:
     assert torch.equal(output.logits, model(x))
 
 
+@pytest.mark.usefixtures("joined")
 def test_logits_get_no_gradient_from_unlabelled_nor_source() -> None:
     model = different(tiny_parts(), route="joint")
     x, *others = (torch.rand(SMALL, requires_grad=True) for _ in range(3))
@@ -41,6 +50,7 @@ def test_logits_get_no_gradient_from_unlabelled_nor_source() -> None:
 
 
 @pytest.mark.parametrize("size", [(3, 1, 8, 8), (2, 1, 12, 8), (1, 1, 4, 16)])
+@pytest.mark.usefixtures("joined")
 def test_source_and_unlabelled_of_another_size(size: tuple[int, ...]) -> None:
     model, x, source = different(tiny_parts()), torch.rand(SMALL), torch.rand(size)
     output = model(x, source=source)
@@ -49,6 +59,7 @@ def test_source_and_unlabelled_of_another_size(size: tuple[int, ...]) -> None:
     assert all(p.grad is not None for p in model.parameters())
 
 
+@pytest.mark.usefixtures("joined")
 def test_batch_statistics_are_those_of_separate_passes() -> None:
     model = different(tiny_parts(norm=BATCH_NORMS[1])).train()
     twin = copy.deepcopy(model)
@@ -75,6 +86,7 @@ NORMS = {
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.usefixtures("joined")
 def test_batches_share_a_pass_only_where_that_changes_nothing(norm: str, training: bool) -> None:
     if norm == "sync batch" and training:
         pytest.skip("needs a GPU in training mode")
@@ -90,6 +102,7 @@ def test_batches_share_a_pass_only_where_that_changes_nothing(norm: str, trainin
     ("norm", "training", "passes"),
     [("none", True, 1), ("instance", True, 1), ("group", True, 1), ("batch", True, 2), ("batch", False, 1)],
 )
+@pytest.mark.usefixtures("joined")
 def test_number_of_passes(norm: str, training: bool, passes: int) -> None:
     model = DualEncoderUNet(tiny_parts(norm=NORMS[norm])).train(training)
     calls: list[int] = []
@@ -98,6 +111,7 @@ def test_number_of_passes(norm: str, training: bool, passes: int) -> None:
     assert len(calls) == passes
 
 
+@pytest.mark.usefixtures("joined")
 def test_frozen_batch_norm_shares_a_pass_in_training() -> None:
     model = DualEncoderUNet(UNetParts(TinyEncoder(), TinyDecoder()), general=TinyEncoder(norm=BATCH_NORMS[1])).train()
     calls: list[int] = []
@@ -120,3 +134,11 @@ def test_a_cpu_takes_batches_one_after_the_other(monkeypatch: pytest.MonkeyPatch
     meta = model.to("meta")
     meta(torch.empty(SMALL, device="meta"), source=torch.empty(SMALL, device="meta"))
     assert calls == [torch.Size((4, *SMALL[1:]))]
+
+
+def test_batches_pass_one_by_one_on_a_cpu() -> None:
+    model = DualEncoderUNet(tiny_parts())
+    calls: list[int] = []
+    model.general_encoder.register_forward_hook(lambda *_: calls.append(1))
+    model(torch.rand(SMALL), source=torch.rand(SMALL), unlabelled=torch.rand(SMALL))
+    assert len(calls) == 3
