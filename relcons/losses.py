@@ -47,7 +47,9 @@ class _WeightedLoss(nn.Module):
 
     current_weight: Tensor
 
-    def __init__(self, weight: float | Schedule, relation: nn.Module | None, reduction: Reduction) -> None:
+    def __init__(
+        self, weight: float | Schedule = 0.1, relation: nn.Module | None = None, reduction: Reduction = "sum"
+    ) -> None:
         super().__init__()
         check_choice("reduction", reduction, Reduction)
         if relation is not None and not isinstance(relation, nn.Module):
@@ -116,11 +118,6 @@ class GeneralConsistencyLoss(_WeightedLoss):
         torch.Size([])
     """
 
-    def __init__(
-        self, weight: float | Schedule = 0.1, relation: nn.Module | None = None, reduction: Reduction = "sum"
-    ) -> None:
-        super().__init__(weight, relation, reduction)
-
     def forward(self, source: Tensor, general: Tensor) -> Tensor:
         """Weighted loss of F_G(X^n) and F_G(X^c)."""
         check_same_channels("source", source, "general", general)
@@ -147,11 +144,6 @@ class TargetConsistencyLoss(_WeightedLoss):
         >>> loss(torch.rand(2, 8, 7, 6), torch.rand(2, 8, 7, 6)).item() <= 0
         True
     """
-
-    def __init__(
-        self, weight: float | Schedule = 0.1, relation: nn.Module | None = None, reduction: Reduction = "sum"
-    ) -> None:
-        super().__init__(weight, relation, reduction)
 
     def forward(self, general: Tensor, target: Tensor) -> Tensor:
         """Weighted loss of F_G(X^c), which gets no gradient, and F_T(X^c)."""

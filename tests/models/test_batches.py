@@ -20,12 +20,6 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multi_encoder, "_one_pass_pays", lambda x: True)
 
 
-@pytest.fixture(autouse=True)
-def one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Join batches here too: off the CPU that is what happens."""
-    monkeypatch.setattr("relcons.models.multi_encoder._one_pass_pays", lambda x: True)
-
-
 @pytest.mark.usefixtures("joined")
 def test_unlabelled_rows_follow_and_give_no_logits() -> None:
     model = different(tiny_parts())
@@ -123,8 +117,7 @@ def test_frozen_batch_norm_shares_a_pass_in_training() -> None:
         assert len(calls) == passes
 
 
-def test_a_cpu_takes_batches_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
+def test_a_cpu_takes_batches_one_after_the_other() -> None:
     model = DualEncoderUNet(tiny_parts())
     calls: list[torch.Size] = []
     model.general_encoder.register_forward_hook(lambda module, inputs, _: calls.append(inputs[0].shape))
@@ -134,11 +127,3 @@ def test_a_cpu_takes_batches_one_after_the_other(monkeypatch: pytest.MonkeyPatch
     meta = model.to("meta")
     meta(torch.empty(SMALL, device="meta"), source=torch.empty(SMALL, device="meta"))
     assert calls == [torch.Size((4, *SMALL[1:]))]
-
-
-def test_batches_pass_one_by_one_on_a_cpu() -> None:
-    model = DualEncoderUNet(tiny_parts())
-    calls: list[int] = []
-    model.general_encoder.register_forward_hook(lambda *_: calls.append(1))
-    model(torch.rand(SMALL), source=torch.rand(SMALL), unlabelled=torch.rand(SMALL))
-    assert len(calls) == 3
