@@ -92,16 +92,20 @@ class SmpParts(UNetParts):
 
     def examples(self) -> Iterator[Tensor]:
         """Squares of common sizes: some transformers take only the size they were built for."""
-        size = self.net.config.get("img_size")
+        size = _arguments(self.net).get("img_size")
         built_for = [size] if isinstance(size, int) else []
         for side in [*built_for, 64, 128, 224, 256, 384, 512]:
             yield torch.zeros(1, self.net.encoder._in_channels, side, side)
 
     def fresh_encoder(self) -> nn.Module:
         """Encoder built anew by the library, without pretrained weights."""
-        config = dict(self.net.config)
-        if "encoder_weights" in config:
-            config["encoder_weights"] = None
+        config = _arguments(self.net)
+        if "encoder_weights" not in config:
+            raise ValueError(
+                f'general="reset": {type(self.net).__name__} takes no encoder_weights, so building it anew may load '
+                'pretrained ones; pass an encoder as general=, or use general="copy"'
+            )
+        config["encoder_weights"] = None
         encoder: nn.Module = type(self.net)(**config).encoder
         if repr(encoder) != repr(self.encoder):
             raise ValueError(
@@ -168,9 +172,14 @@ def _build_decoder(net: SegmentationModel, channels: Sequence[int]) -> nn.Module
     return decoder
 
 
+def _arguments(net: SegmentationModel) -> dict[str, Any]:
+    """Arguments that ``net`` was built with; the library keeps None where there were none."""
+    return dict(net.config or {})
+
+
 def _config(net: SegmentationModel) -> dict[str, Any]:
     """Arguments of ``net``, with those of older versions of the library under their present names."""
-    config = dict(net.config)
+    config = _arguments(net)
     for old, new in (
         ("decoder_use_batchnorm", "decoder_use_norm"),
         ("psp_use_batchnorm", "decoder_use_norm"),

@@ -101,13 +101,18 @@ def test_split_shares_the_modules() -> None:
     assert split_unet(smp_net(**NARROW)).classification_head is None
 
 
-@pytest.mark.parametrize("build", [lambda: WithArguments(16), lambda: Renamed("tu-test_resnet", encoder_weights=None)])
-def test_subclasses_are_split(build: Any) -> None:
+def renamed() -> smp.Unet:
+    return Renamed("tu-test_resnet", encoder_weights=None)
+
+
+@pytest.mark.parametrize(
+    ("build", "general"), [(lambda: WithArguments(16), "copy"), (renamed, "copy"), (renamed, "reset")]
+)
+def test_subclasses_are_split(build: Any, general: str) -> None:
     net = build()
-    for general in ("copy", "reset"):
-        model = DualEncoderUNet(net, general=general).eval()
-        x = torch.rand(1, net.encoder._in_channels, 64, 64)
-        assert torch.equal(model(x), net.eval()(x))
+    model = DualEncoderUNet(net, general=general).eval()
+    x = torch.rand(1, net.encoder._in_channels, 64, 64)
+    assert torch.equal(model(x), net.eval()(x))
 
 
 def test_subclass_that_keeps_its_signature_takes_concat() -> None:
@@ -160,6 +165,23 @@ def test_reset_loads_no_pretrained_weights(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(smp.encoders, "hf_hub_download", download)
     model = DualEncoderUNet(net, general="reset")
     assert not torch.equal(model.general_encoder.conv1.weight, net.encoder.conv1.weight)
+
+
+class WithoutArguments(smp.Unet):
+    def __init__(self) -> None:
+        super().__init__("resnet18", encoder_weights=None, in_channels=1, **NARROW)
+
+
+def test_subclass_without_arguments() -> None:
+    net, x = WithoutArguments().eval(), torch.rand(1, 1, 32, 32)
+    assert torch.equal(DualEncoderUNet(net)(x), net(x))
+    with pytest.raises(ValueError, match=r'does not tell .* use fusion="project"'):
+        DualEncoderUNet(net, fusion="concat")
+
+
+def test_reset_refuses_a_subclass_that_may_load_weights_itself() -> None:
+    with pytest.raises(ValueError, match='general="reset": WithoutArguments takes no encoder_weights'):
+        DualEncoderUNet(WithoutArguments(), general="reset")
 
 
 def test_dpt_is_refused() -> None:
