@@ -46,7 +46,7 @@ class Arguments:
     folds: bool = False
     """Pool the slices of runs that differ in nothing but their fold: every slice counts once, whatever its fold."""
     flips: bool = False
-    """Average over the four mirrorings (runs of preset paper always do)."""
+    """Average over the four mirrorings (runs of presets cpu and paper always do)."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class Arguments:
     probabilities: bool = False
     """Also write STEM_probability.png: 16-bit grey, 65535 for probability 1."""
     flips: bool = False
-    """Average over the four mirrorings (runs of preset paper always do)."""
+    """Average over the four mirrorings (runs of presets cpu and paper always do)."""
 
 
 def main() -> None:

@@ -88,7 +88,10 @@ def _board(run: Path, trainer: Trainer) -> Any:
 
 
 def _say_how_to_go_on(run: Path, console: Console) -> None:
-    state = load_checkpoint(run) if run.is_dir() else None
+    if not run.is_dir():
+        console.print("Interrupted before anything was written; start again with the same command.")
+        return
+    state = load_checkpoint(run)
     kept = "no checkpoint was written yet" if state is None else f"the checkpoint of step {state['step']} is kept"
     command = f"python {sys.argv[0]} --resume --output {run}"
     console.print(f"Interrupted; {kept}. To go on: {command}", soft_wrap=True, markup=False)

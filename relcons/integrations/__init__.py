@@ -20,8 +20,8 @@ def split_unet(net: nn.Module) -> "UNetParts":
     """Encoder, decoder and head of a supported network, or of a subclass of one.
 
     Args:
-        net: a network of segmentation_models_pytorch or dynamic-network-architectures. It is neither
-            copied nor changed.
+        net: a network of segmentation_models_pytorch or dynamic-network-architectures. It is not
+            copied; of its residual blocks, lambdas become functions that can be pickled.
 
     Returns:
         Its parts, sharing its modules.

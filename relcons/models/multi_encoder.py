@@ -45,11 +45,13 @@ class MultiEncoderUNet(nn.Module):
 
     The target encoder is the network's own; each general encoder adds its bottleneck to the
     target's before the decoder. Skip connections come from the target encoder alone. What no output
-    reaches (some encoders have dead ends) is set to not trainable.
+    reaches (some encoders have dead ends) is set to not trainable, in ``net`` too: deep-supervision
+    heads, for one, that are off when the model is built. Of ``UNetParts`` of your own that is done
+    only where a subclass gives ``examples()``; else freeze dead ends yourself.
 
     Args:
         net: a network of segmentation_models_pytorch or dynamic-network-architectures, or
-            [`UNetParts`][relcons.UNetParts]. It is neither copied nor changed.
+            [`UNetParts`][relcons.UNetParts]. It is not copied; its modules are shared.
         generals: number of general encoders.
         general: ``"copy"`` (architecture and weights of ``net``'s encoder), ``"reset"`` (its
             architecture with fresh weights by the neighbour's own initialiser) or an encoder of your

@@ -1,8 +1,9 @@
 import sys
+from pathlib import Path
 
 import pytest
 from covidct.errors import InputError, exit_on_input_error
-from covidct.files import replacing, write_bytes, write_text
+from covidct.files import entries, replacing, write_bytes, write_text
 
 
 def test_written_text_and_bytes_are_read_back(tmp_path):
@@ -80,3 +81,12 @@ def test_a_result_and_other_errors_pass_through():
 
 def test_an_input_error_is_a_value_error():
     assert issubclass(InputError, ValueError)
+
+
+def test_folder_that_cannot_be_listed(tmp_path, monkeypatch):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(InputError, match=r"cannot be read .Permission denied.; check its permissions"):
+        entries(tmp_path)

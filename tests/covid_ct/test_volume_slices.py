@@ -1,8 +1,10 @@
 """Lesion slices from NIfTI volumes: layouts, orientation, window, crop, cache, and the message of every fault."""
 
+import gzip
 import json
 import os
 
+import nibabel as nib
 import numpy as np
 import pytest
 from covidct.data import volume_slices
@@ -331,3 +333,33 @@ def test_real_volume_with_lung_masks(real_data, tmp_path):
     found = read_volume_slices([real_data / "lung1"], tmp_path)
     assert len(found) == 21
     assert {load_slice(item)[0].shape for item in found if item.name.endswith("_074")} == {(264, 205)}
+
+
+def _damage_header(path, offset, content):
+    whole = bytearray(gzip.decompress(path.read_bytes()))
+    whole[offset : offset + len(content)] = content
+    path.write_bytes(gzip.compress(bytes(whole)))
+
+
+@pytest.mark.parametrize(("offset", "content"), [(70, b"\x99\x00"), (40, b"\x0b\x00")], ids=["datatype", "axes"])
+def test_damaged_header(cases, tmp_path, offset, content):
+    _damage_header(cases / "two" / "ct.nii.gz", offset, content)
+    with pytest.raises(InputError, match=r"two/ct\.nii\.gz cannot be read as NIfTI"):
+        read(cases, tmp_path)
+
+
+def test_volume_of_colours(cases, tmp_path):
+    colours = np.zeros((4, 4, 2), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nib.save(nib.Nifti1Image(colours, np.eye(4)), cases / "two" / "ct.nii.gz")
+    with pytest.raises(InputError, match=r"two/ct\.nii\.gz cannot be read as NIfTI"):
+        read(cases, tmp_path)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_affine_without_a_place(cases, tmp_path, value):
+    rows = np.full((3, 4), value, dtype="<f4").tobytes()
+    path = cases / "two" / "ct.nii.gz"
+    _damage_header(path, 280, rows)
+    _damage_header(path, 252, b"\x00\x00\x01\x00")  # no qform, the damaged sform counts
+    with pytest.raises(InputError, match=r"two/ct\.nii\.gz has an affine in its header that places no voxel"):
+        read(cases, tmp_path)

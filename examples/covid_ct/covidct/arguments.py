@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from covidct.config import PRESETS, Config, differences, read_config
 from covidct.data.phantom import Progress
@@ -58,7 +59,8 @@ class Task:
 
 def resolve(arguments: Arguments, *, progress: Progress | None = None) -> Task:
     """Config and run folder of `arguments`; a resumed run keeps its config. InputError if they make no sense."""
-    if arguments.output is not None:
+    # Further processes of the same run come after the first has made the folder.
+    if arguments.output is not None and rank_zero_only.rank == 0:
         check_output(arguments.output, resume=arguments.resume)
     if arguments.resume and arguments.output is not None:
         if not arguments.output.is_dir():

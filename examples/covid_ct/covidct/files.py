@@ -6,6 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from covidct.errors import InputError
+
+
+def entries(folder: Path) -> list[Path]:
+    """What `folder` holds, by name; InputError if it cannot be listed."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read ({error.strerror}); check its permissions") from None
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from covidct.data.slices import SUFFIXES, Slice, image_files
 from covidct.errors import InputError
+from covidct.files import entries
 
 TRAIN = Path("TrainingSet/LungInfection-Train/Doctor-label")
 UNLABELLED = Path("TrainingSet/LungInfection-Train/Pseudo-label")
@@ -51,7 +52,7 @@ def _find_dataset(root: Path) -> Path:
         what = "is a file" if root.exists() else "does not exist"
         raise InputError(f"{root} {what}; give the folder that holds COVID-SemiSeg's Dataset")
     near = [root, root / "Dataset"]
-    below = [folder / "Dataset" for folder in sorted(root.iterdir()) if folder.is_dir() and folder.name[0] != "."]
+    below = [folder / "Dataset" for folder in entries(root) if folder.is_dir() and folder.name[0] != "."]
     for candidates in (near, below):
         found = [folder for folder in candidates if (folder / TRAIN).is_dir()]
         if len(found) > 1:
@@ -59,7 +60,7 @@ def _find_dataset(root: Path) -> Path:
             raise InputError(f"{root} holds {len(found)} data sets ({names}); give one of them")
         if found:
             return found[0]
-    inside = ", ".join(sorted(path.name for path in root.iterdir())[:10]) or "nothing"
+    inside = ", ".join([path.name for path in entries(root)][:10]) or "nothing"
     raise InputError(
         f"{root} is not COVID-SemiSeg: looked for {TRAIN} in it, in Dataset and in */Dataset, found {inside}; "
         "give the folder that holds Dataset, as the archive LungInfection-Train.zip unpacks"

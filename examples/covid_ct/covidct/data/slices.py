@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from covidct.errors import InputError
+from covidct.files import entries
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 
@@ -61,7 +62,7 @@ def image_files(folder: Path) -> dict[str, Path]:
     Hidden files are skipped, and with them the `._*` companions that macOS leaves in archives.
     """
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir(), key=lambda path: natural_key(path.name)):
+    for path in sorted(entries(folder), key=lambda path: natural_key(path.name)):
         if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES or not path.is_file():
             continue
         if path.stem in found:

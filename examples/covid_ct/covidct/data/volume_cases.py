@@ -7,6 +7,7 @@ from pathlib import Path
 
 from covidct.data.slices import natural_key
 from covidct.errors import InputError
+from covidct.files import entries
 
 SUFFIXES = (".nii.gz", ".nii")
 
@@ -56,12 +57,12 @@ def find_cases(folder: Path) -> tuple[Case, ...]:
     if here:
         is_case = any(_is_image(stem, folder) for stem in here)
         return (_case(folder, here),) if is_case else _flat(folder, here)
-    below = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: natural_key(path.name))
+    below = sorted((path for path in entries(folder) if path.is_dir()), key=lambda path: natural_key(path.name))
     cases = tuple(_case(path, found) for path in below if (found := _volumes(path)))
     if not cases:
         raise InputError(
             f"{folder} holds no CT volume: looked for *.nii.gz and *.nii in it, in its folders and in imagesTr, "
-            f"found {_listed(path.name for path in folder.iterdir())}; "
+            f"found {_listed(path.name for path in entries(folder))}; "
             "give a folder with one folder a case (ct.nii.gz, lesion.nii.gz), with imagesTr and labelsTr, "
             "or with X.nii.gz and X_mask.nii.gz"
         )
@@ -75,7 +76,7 @@ def stem_of(path: Path) -> str:
 
 def _volumes(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir(), key=lambda path: natural_key(path.name)):
+    for path in sorted(entries(folder), key=lambda path: natural_key(path.name)):
         if path.name.startswith(".") or not path.name.endswith(SUFFIXES) or not path.is_file():
             continue
         if stem_of(path) in found:

@@ -22,6 +22,17 @@ from covidct.errors import InputError
 
 Volume = NDArray[np.float32]
 
+# What nibabel, zlib and NumPy raise for damaged files; a volume of colours is the TypeError.
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    TypeError,
+    ValueError,
+    zlib.error,
+    nib.filebasedimages.ImageFileError,
+    nib.spatialimages.HeaderDataError,
+)
+
 # Part of the cache's key: slices written by an older version of this file are not used again.
 VERSION = 1
 # HU: air is below the first, in lungs and elsewhere; skin and what it encloses begin above the second.
@@ -166,7 +177,7 @@ def _read(path: Path) -> tuple[Volume, NDArray[np.float64]]:
     try:
         image = nib.load(path)
         values = np.asarray(image.dataobj, dtype=np.float32)
-    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+    except _UNREADABLE as error:
         raise InputError(
             f"{path} cannot be read as NIfTI ({error}); it is damaged or cut short: replace the file"
         ) from None
@@ -176,6 +187,8 @@ def _read(path: Path) -> tuple[Volume, NDArray[np.float64]]:
     bad = values.size - int(np.isfinite(values).sum())
     if bad:
         raise InputError(f"{path} has {bad} voxels that are NaN or infinite; replace the file")
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine)) < 1e-9:
+        raise InputError(f"{path} has an affine in its header that places no voxel; correct the header")
     turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt("LPS"))
     turned = nib.orientations.apply_orientation(values, turn).astype(np.float32, copy=False)
     return turned, image.affine @ nib.orientations.inv_ornt_aff(turn, values.shape)
