@@ -46,8 +46,8 @@ class MultiEncoderUNet(nn.Module):
     The target encoder is the network's own; each general encoder adds its bottleneck to the
     target's before the decoder. Skip connections come from the target encoder alone. What no output
     reaches (some encoders have dead ends) is set to not trainable, in ``net`` too: deep-supervision
-    heads, for one, that are off when the model is built. Of ``UNetParts`` of your own that is done
-    only where a subclass gives ``examples()``; else freeze dead ends yourself.
+    heads, for one, that are off when the model is built. It takes a pass of a small image, see
+    ``UNetParts.examples``; without one that the network takes, freeze dead ends yourself.
 
     Args:
         net: a network of segmentation_models_pytorch or dynamic-network-architectures, or
@@ -293,7 +293,7 @@ class MultiEncoderUNet(nn.Module):
         maps = [*output.target, *(features for general in output.general for features in general)]
         reached = reached_parameters([*maps, *_flatten(output.logits)])
         for parameter in self.parameters():
-            if parameter not in reached:
+            if reached is not None and parameter not in reached:
                 parameter.requires_grad_(False)
 
 

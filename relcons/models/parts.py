@@ -93,8 +93,16 @@ class UNetParts:
         return None
 
     def examples(self) -> Iterator[Tensor]:
-        """Small inputs, at least one of which the network takes; none where nothing is known."""
-        return iter(())
+        """Small inputs, one of which the network should take: common sizes for the encoder's first convolution.
+
+        With one that it takes, parameters that no output depends on are found and set to not
+        trainable. Override it where the network wants another input.
+        """
+        first = next((layer for layer in self.encoder.modules() if isinstance(layer, nn.modules.conv._ConvNd)), None)
+        if first is not None:
+            axes = first.weight.ndim - 2
+            for side in (16, 32, 64) if axes == 3 else (32, 64, 128, 224, 256):
+                yield torch.zeros(1, first.in_channels, *[side] * axes)
 
     def fresh_encoder(self) -> nn.Module:
         """Encoder of the same architecture with fresh weights, by every layer's own ``reset_parameters``.

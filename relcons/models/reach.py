@@ -24,19 +24,23 @@ def probe(modules: Iterable[nn.Module], run: Callable[[Tensor], T], examples: It
             if parameter is not None:
                 example = example.to(parameter.device, parameter.dtype)
             try:
-                return run(example)
+                # Not a leaf, so that the network may change it in place; with a gradient, so that
+                # reentrant checkpoints stay in the graph.
+                return run(example.requires_grad_().clone())
             except (RuntimeError, ValueError, AssertionError):
                 continue  # some transformers take a single input size only
     return None
 
 
-def reached_parameters(outputs: Iterable[Tensor]) -> set[Tensor]:
-    """Leaves that a backward pass from ``outputs`` would reach."""
+def reached_parameters(outputs: Iterable[Tensor]) -> set[Tensor] | None:
+    """Leaves that a backward pass from ``outputs`` would reach; None where reentrant checkpoints hide them."""
     found: set[Tensor] = set()
     nodes = [output.grad_fn for output in outputs if output.grad_fn is not None]
     seen = set(nodes)
     while nodes:
         node = nodes.pop()
+        if node.name() == "CheckpointFunctionBackward":
+            return None
         leaf = getattr(node, "variable", None)
         if leaf is not None:
             found.add(leaf)

@@ -31,7 +31,8 @@ def test_smoke() -> None:
     assert parts.channels == parts.widths == (4, 6)
     assert parts.classification_head is None
     assert parts.divisors is None
-    assert list(parts.examples()) == []
+    assert [tuple(x.shape) for x in parts.examples()] == [(1, 1, n, n) for n in (32, 64, 128, 224, 256)]
+    assert list(UNetParts(nn.Linear(2, 2), nn.Identity(), channels=[2]).examples()) == []
 
 
 @pytest.mark.parametrize(

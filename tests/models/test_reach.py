@@ -3,8 +3,13 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from relcons import DualEncoderUNet, RelationLoss, UNetParts
 from relcons.models.reach import probe, reached_parameters
+from tests.models.networks import TinyDecoder, TinyEncoder
+
+ENCODERS = ("target_encoder", "general_encoders.0")
 
 
 def test_reached_are_the_leaves_that_backward_fills() -> None:
@@ -65,3 +70,49 @@ def test_probe_restores_modes_after_a_failure() -> None:
     with pytest.raises(KeyError):
         probe([layer], run, [torch.zeros(1)])
     assert layer.training
+
+
+class DeadEnd(TinyEncoder):
+    """A stage that leads nowhere, as in encoders that keep their classifier's last layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Conv2d(4, 4, 1)
+
+
+def test_dead_ends_of_own_parts_are_not_trainable() -> None:
+    model = DualEncoderUNet(UNetParts(DeadEnd(), TinyDecoder()))
+    fixed = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert fixed == [f"{encoder}.unused.{name}" for encoder in ENCODERS for name in ("weight", "bias")]
+    x = torch.rand(2, 1, 8, 8)
+    output = model(x, source=x.flip(0) + 1)
+    (output.logits.sum() + RelationLoss()(output)).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+class Checkpointed(TinyEncoder):
+    def forward(self, x: Tensor) -> list[Tensor]:
+        # Of the results of a reentrant checkpoint only a tuple's tensors carry gradients.
+        return list(checkpoint(lambda y: tuple(TinyEncoder.forward(self, y)), x, use_reentrant=True))
+
+
+def test_reentrant_checkpoints_hide_nothing_for_good() -> None:
+    model = DualEncoderUNet(UNetParts(Checkpointed(), TinyDecoder()))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+class WithInput(TinyEncoder):
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [x, *super().forward(x)]
+
+
+class LastOnly(TinyDecoder):
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        return super().forward(maps[-2:])
+
+
+def test_the_input_as_level_of_own_parts_is_refused() -> None:
+    parts = UNetParts(WithInput(), LastOnly(), channels=(1, 4, 6))
+    with pytest.raises(ValueError, match="levels: map 0 is the input itself"):
+        DualEncoderUNet(parts, levels=(0,))
+    assert DualEncoderUNet(parts, levels=(1, 2)).levels == (1, 2)
