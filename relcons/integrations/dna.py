@@ -11,7 +11,8 @@ import torch
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
 
-from relcons.models.parts import UNetParts, reset_parameters
+from relcons.models.nested import shallow_copy
+from relcons.models.parts import Extra, UNetParts, reset_parameters, wider
 
 __all__ = ["DnaParts", "split"]
 
@@ -92,22 +93,20 @@ def _identity(x: Tensor) -> Tensor:
 
 def _without_encoder(decoder: UNetDecoder) -> UNetDecoder:
     """The same decoder, sharing its layers, but not holding the encoder as a submodule of its own."""
-    alone = copy.copy(decoder)
-    # Hooks and submodules are registered in dictionaries, which a shallow copy would share with net.
-    alone.__dict__ = {name: value.copy() if isinstance(value, dict) else value for name, value in vars(decoder).items()}
+    alone: UNetDecoder = shallow_copy(decoder)
     del alone._modules["encoder"]
     alone.encoder = _facts(decoder.encoder)
     return alone
 
 
-def _facts(encoder: nn.Module | SimpleNamespace, extra: int = 0) -> SimpleNamespace:
+def _facts(encoder: nn.Module | SimpleNamespace, extra: Extra = 0) -> SimpleNamespace:
     facts = {name: getattr(encoder, name) for name in _ENCODER_FACTS}
-    facts["output_channels"] = [*facts["output_channels"][:-1], facts["output_channels"][-1] + extra]
+    facts["output_channels"] = wider(facts["output_channels"], extra)
     return SimpleNamespace(**facts)
 
 
-def _widener(net: Any, decoder: Any) -> Callable[[int], nn.Module]:
-    def build(extra: int) -> UNetDecoder:
+def _widener(net: Any, decoder: Any) -> Callable[[Extra], nn.Module]:
+    def build(extra: Extra) -> UNetDecoder:
         return UNetDecoder(
             _facts(decoder.encoder, extra),
             decoder.num_classes,
@@ -116,7 +115,7 @@ def _widener(net: Any, decoder: Any) -> Callable[[int], nn.Module]:
             nonlin_first=_nonlin_first(decoder),
         )
 
-    def widen(extra: int) -> nn.Module:
+    def widen(extra: Extra) -> nn.Module:
         rebuilt = build(0)
         if any(
             repr(getattr(rebuilt, part)) != repr(getattr(decoder, part))

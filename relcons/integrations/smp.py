@@ -9,7 +9,7 @@ from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.base.initialization import initialize_decoder
 from torch import Tensor, nn
 
-from relcons.models.parts import UNetParts
+from relcons.models.parts import Extra, UNetParts, wider
 
 __all__ = ["SmpParts", "split"]
 
@@ -133,15 +133,15 @@ def split(net: SegmentationModel) -> UNetParts:
     )
 
 
-def _widener(net: SegmentationModel) -> Callable[[int], nn.Module]:
-    def widen(extra: int) -> nn.Module:
+def _widener(net: SegmentationModel) -> Callable[[Extra], nn.Module]:
+    def widen(extra: Extra) -> nn.Module:
         channels = tuple(net.encoder.out_channels)
         if repr(_build_decoder(net, channels)) != repr(net.decoder):
             raise ValueError(
                 f'fusion="concat": the decoder that the arguments of {type(net).__name__} give is not like '
                 'net\'s, which was changed after it was built; use fusion="project"'
             )
-        decoder = _build_decoder(net, (*channels[:-1], channels[-1] + extra))
+        decoder = _build_decoder(net, wider(channels, extra))
         if "DeepLab" not in type(net).__name__:  # these two keep PyTorch's own initialisation
             initialize_decoder(decoder)
         return decoder

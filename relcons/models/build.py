@@ -1,44 +1,51 @@
 """Checks and construction of the pieces of a multi-encoder model."""
 
-import copy
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from torch import nn
 
 from relcons.checks import check_choice
+from relcons.models.fusion import Concatenation, Fusion, Projection
 from relcons.models.parts import UNetParts, read_channels
 
-__all__ = ["General", "build_generals", "check_levels", "widen"]
+__all__ = ["FusionKind", "General", "build_fusion", "build_generals", "check_levels"]
 
+FusionKind = Literal["project", "concat"]
 General = Literal["copy", "reset"]
 
 
-def check_levels(levels: Sequence[int], widths: Sequence[int]) -> tuple[int, ...]:
+def check_levels(levels: Sequence[int], widths: Sequence[int], name: str = "levels") -> tuple[int, ...]:
     """Levels as indices from the front; ValueError for one that does not exist, repeats or has no channels."""
     found: list[int] = []
     for level in levels:
         if isinstance(level, bool) or not isinstance(level, int) or not -len(widths) <= level < len(widths):
-            raise ValueError(f"levels must be indices of the encoder's {len(widths)} maps, got {level!r}")
+            raise ValueError(f"{name} must be indices of the encoder's {len(widths)} maps, got {level!r}")
         index = level % len(widths)
         if widths[index] == 0:
-            raise ValueError(f"levels: map {level} has 0 channels; widths are {tuple(widths)}")
+            raise ValueError(f"{name}: map {level} has 0 channels; widths are {tuple(widths)}")
         if index in found:
-            raise ValueError(f"levels names map {index} twice: {tuple(levels)}")
+            raise ValueError(f"{name} names map {index} twice: {tuple(levels)}")
         found.append(index)
     if not found:
-        raise ValueError("levels must name at least one of the encoder's maps; (-1,) is the bottleneck")
+        raise ValueError(f"{name} must name at least one of the encoder's maps; (-1,) is the bottleneck")
     return tuple(found)
 
 
-def widen(parts: UNetParts, extra: int) -> nn.Module:
-    """Fresh decoder whose bottleneck takes ``extra`` more channels."""
+def build_fusion(parts: UNetParts, kind: FusionKind, levels: Sequence[int], generals: int) -> tuple[Fusion, nn.Module]:
+    """What fuses the maps of ``levels``, and the decoder that takes them: the parts' own, or a wider one."""
+    extra = [parts.widths[level] * generals if level in levels else 0 for level in range(len(parts.widths))]
+    if kind == "project":
+        projections = {level: Projection(parts.widths[level], extra[level]) for level in levels}
+        return Fusion(projections), parts.decoder
     if parts.widen is None:
         raise ValueError(
             'fusion="concat" needs a decoder that takes more channels and there is no way to build one here; '
             'use fusion="project", or pass UNetParts(..., widen=function of the extra channels)'
         )
-    return parts.widen(extra)
+    bottleneck_alone = not any(extra[:-1])
+    decoder = parts.widen(extra[-1] if bottleneck_alone else tuple(extra))
+    return Fusion({level: Concatenation() for level in levels}), decoder
 
 
 def build_generals(
@@ -78,5 +85,5 @@ def _build_general(parts: UNetParts, entry: General | nn.Module) -> nn.Module:
         raise TypeError(f'general must be "copy", "reset" or a module, got {type(entry).__name__}')
     check_choice("general", entry, General)
     if entry == "copy":
-        return copy.deepcopy(parts.encoder)
+        return parts.copied_encoder()
     return parts.fresh_encoder().requires_grad_(True)  # a frozen net's fresh weights know nothing worth keeping

@@ -1,19 +1,38 @@
-"""How the bottlenecks of several encoders become what the decoder takes."""
+"""How the maps of several encoders become what the decoder takes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Concatenation", "Projection"]
+__all__ = ["Concatenation", "Fusion", "Projection"]
+
+
+class Fusion(nn.ModuleDict):
+    """One fusion for each level at which the general encoders' maps join the target's.
+
+    Args:
+        levels: index of the encoder's map -> module that makes one map of several.
+    """
+
+    def __init__(self, levels: Mapping[int, nn.Module]) -> None:
+        super().__init__({str(level): module for level, module in levels.items()})
+        self.levels = tuple(levels)
+
+    def forward(self, target: Sequence[Tensor], generals: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """The target's maps, those of the levels fused with every general encoder's."""
+        fused = list(target)
+        for level in self.levels:
+            fused[level] = self[str(level)]([target[level], *(maps[level] for maps in generals)])
+        return fused
 
 
 class Concatenation(nn.Module):
     """Concatenation along the channels, as in the paper's Fig. 2."""
 
-    def forward(self, bottlenecks: Sequence[Tensor]) -> Tensor:
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """One map of all channels."""
-        return torch.cat(_same_shape(bottlenecks), dim=1)
+        return torch.cat(_same_shape(maps), dim=1)
 
 
 class Projection(nn.Module):
@@ -31,9 +50,9 @@ class Projection(nn.Module):
         self.weight = nn.Parameter(torch.eye(width, width + extra))
         self.bias = nn.Parameter(torch.zeros(width))
 
-    def forward(self, bottlenecks: Sequence[Tensor]) -> Tensor:
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """One map as wide as the first."""
-        joined = torch.cat(_same_shape(bottlenecks), dim=1)
+        joined = torch.cat(_same_shape(maps), dim=1)
         convolve = (nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d)[joined.ndim - 3]
         return convolve(joined, self.weight[(...,) + (None,) * (joined.ndim - 2)], self.bias)
 
@@ -43,11 +62,11 @@ class Projection(nn.Module):
         return f"width={width}, extra={total - width}"
 
 
-def _same_shape(bottlenecks: Sequence[Tensor]) -> list[Tensor]:
-    shapes = [tuple(bottleneck.shape) for bottleneck in bottlenecks]
+def _same_shape(maps: Sequence[Tensor]) -> list[Tensor]:
+    shapes = [tuple(features.shape) for features in maps]
     if any(shape != shapes[0] for shape in shapes):
         raise ValueError(
-            f"the general encoders' bottlenecks must have the target encoder's shape {shapes[0]}, got {shapes[1:]}; "
+            f"the general encoders' maps must have the target encoder's shape {shapes[0]}, got {shapes[1:]}; "
             "give general encoders of the same architecture, depth and strides"
         )
-    return list(bottlenecks)
+    return list(maps)

@@ -1,6 +1,7 @@
 """Segmentation models with several encoders and one decoder."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -9,15 +10,14 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from relcons.checks import check_choice
 from relcons.integrations import split_unet
-from relcons.models.build import General, build_generals, check_levels, widen
-from relcons.models.fusion import Concatenation, Projection
+from relcons.models.build import FusionKind, General, build_fusion, build_generals, check_levels
+from relcons.models.nested import NestedDecoder
 from relcons.models.parts import UNetParts
 from relcons.models.reach import probe, reached_parameters
 
 __all__ = ["DualEncoderOutput", "DualEncoderUNet", "MultiEncoderOutput", "MultiEncoderUNet"]
 
 Levels = tuple[Tensor, ...]
-Fusion = Literal["project", "concat"]
 Route = Literal["paper", "joint"]
 Outputs = Literal["auto", "native"]
 
@@ -44,7 +44,8 @@ class MultiEncoderUNet(nn.Module):
     """Several general encoders, one target encoder and one decoder, made of a network you have.
 
     The target encoder is the network's own; each general encoder adds its bottleneck to the
-    target's before the decoder. Skip connections come from the target encoder alone. What no output
+    target's before the decoder. Skip connections come from the target encoder alone, unless
+    ``fuse_levels`` names them. What no output
     reaches (some encoders have dead ends) is set to not trainable, in ``net`` too: deep-supervision
     heads, for one, that are off when the model is built. It takes a pass of a small image, see
     ``UNetParts.examples``; without one that the network takes, freeze dead ends yourself.
@@ -60,6 +61,8 @@ class MultiEncoderUNet(nn.Module):
             works with every decoder, keeps pretrained weights, output at first exactly that of
             ``net``. ``"concat"`` (the paper): a fresh decoder that takes all channels.
         levels: which of the encoder's maps carry relations, as indices of its list.
+        fuse_levels: at which of the encoder's maps the general encoders join the target's; all but the
+            bottleneck are skip connections. With ``fusion="concat"`` the fresh decoder is wider there.
         route: ``"paper"``: the segmentation loss never reaches a general encoder. ``"joint"``: it does.
         outputs: ``"auto"``: in evaluation mode the full-resolution tensor alone. ``"native"``: what
             ``net`` returns, in both modes.
@@ -87,25 +90,25 @@ class MultiEncoderUNet(nn.Module):
         *,
         generals: int = 1,
         general: General | nn.Module | Sequence[General | nn.Module] = "copy",
-        fusion: Fusion = "project",
+        fusion: FusionKind = "project",
         levels: Sequence[int] = (-1,),
+        fuse_levels: Sequence[int] = (-1,),
         route: Route = "paper",
         outputs: Outputs = "auto",
     ) -> None:
         super().__init__()
-        check_choice("fusion", fusion, Fusion)
+        check_choice("fusion", fusion, FusionKind)
         check_choice("route", route, Route)
         check_choice("outputs", outputs, Outputs)
         parts = net if isinstance(net, UNetParts) else split_unet(net)
         encoders = build_generals(parts, generals, general)
-        width, extra = parts.widths[-1], parts.widths[-1] * len(encoders)
         self.levels = check_levels(levels, parts.widths)
         self.route: Route = route
         self.outputs: Outputs = outputs
         self.target_encoder = parts.encoder
         self.general_encoders = nn.ModuleList(encoders)
-        self.fusion = Projection(width, extra) if fusion == "project" else Concatenation()
-        self.decoder = parts.decoder if fusion == "project" else widen(parts, extra)
+        fused = check_levels(fuse_levels, parts.widths, "fuse_levels")
+        self.fusion, self.decoder = build_fusion(parts, fusion, fused, generals)
         self.head = parts.head if parts.head is not None else nn.Identity()
         self.classification_head = parts.classification_head
         self._divisors = parts.divisors
@@ -139,9 +142,6 @@ class MultiEncoderUNet(nn.Module):
             ValueError: an input's sizes do not fit the network, or ``source`` has another length than
                 there are general encoders.
         """
-        if source is None and unlabelled is None and not features:
-            self._check_input("x", x)
-            return self._decode(self.target_encoder(x), [encoder(x)[-1] for encoder in self.general_encoders])
         if isinstance(source, Tensor):
             raise TypeError("source must be a sequence with one batch or None per general encoder, got a tensor")
         sources = [None] * len(self.general_encoders) if source is None else list(source)
@@ -154,13 +154,15 @@ class MultiEncoderUNet(nn.Module):
         for name, batch in (("x", x), ("unlabelled", unlabelled), *(("source", batch) for batch in sources)):
             if batch is not None:
                 self._check_input(name, batch)
-        target = self._encode(self.target_encoder, labelled)
         general = [
             self._encode(encoder, labelled if batch is None else [*labelled, batch])
             for encoder, batch in zip(self.general_encoders, sources, strict=True)
         ]
+        logits, target = self._segment(labelled, [maps[0] for maps in general])
+        if source is None and unlabelled is None and not features:
+            return logits
         return MultiEncoderOutput(
-            logits=self._decode(target[0], [maps[0][-1] for maps in general]),
+            logits=logits,
             target=self._select(target),
             general=tuple(self._select(maps[: len(labelled)]) for maps in general),
             source=None
@@ -218,7 +220,7 @@ class MultiEncoderUNet(nn.Module):
 
     def extra_repr(self) -> str:
         """Arguments, for ``repr``."""
-        return f"levels={self.levels}, route={self.route!r}, outputs={self.outputs!r}"
+        return f"levels={self.levels}, fuse_levels={self.fusion.levels}, route={self.route!r}, outputs={self.outputs!r}"
 
     def _decoding(self) -> list[nn.Module]:
         heads = [] if self.classification_head is None else [self.classification_head]
@@ -242,13 +244,28 @@ class MultiEncoderUNet(nn.Module):
             return tuple(batches[0][level] for level in self.levels)
         return tuple(torch.cat([maps[level] for maps in batches]) for level in self.levels)
 
-    def _decode(self, target: Sequence[Tensor], generals: Iterable[Tensor]) -> Any:
-        bottlenecks = [bottleneck.detach() if self.route == "paper" else bottleneck for bottleneck in generals]
-        fused = self.fusion([target[-1], *bottlenecks])
-        logits = self.head(self.decoder([*target[:-1], fused]))
+    def _segment(
+        self, batches: list[Tensor], generals: Sequence[Sequence[Tensor]]
+    ) -> tuple[Any, list[Sequence[Tensor]]]:
+        """Logits of the first batch, and the target encoder's maps of each."""
+        if self.route == "paper":
+            generals = [[features.detach() for features in maps] for maps in generals]
+        if isinstance(self.decoder, NestedDecoder):
+            # The target's bottleneck exists only inside the one pass of the whole network.
+            logits, bottleneck = self.decoder(batches[0], partial(self._fuse_bottleneck, generals=generals))
+            target = [[bottleneck], *(self.target_encoder(batch) for batch in batches[1:])]
+        else:
+            target = self._encode(self.target_encoder, batches)
+            logits = self.head(self.decoder(self.fusion(target[0], generals)))
         if self.outputs == "auto" and not self.training and isinstance(logits, list | tuple):
             logits = logits[0]
-        return logits if self.classification_head is None else (logits, self.classification_head(target[-1]))
+        if self.classification_head is not None:
+            logits = logits, self.classification_head(target[0][-1])
+        return logits, target
+
+    def _fuse_bottleneck(self, bottleneck: Tensor, generals: Sequence[Sequence[Tensor]]) -> Tensor:
+        fused: list[Tensor] = self.fusion([bottleneck], generals)
+        return fused[0]
 
     def _check_input(self, name: str, x: Tensor) -> None:
         if self._divisors is None:
@@ -282,14 +299,21 @@ class MultiEncoderUNet(nn.Module):
     def _drop_dead_ends(self, parts: UNetParts) -> None:
         """Set parameters that no output depends on to not trainable; refuse the input as a level."""
         outputs, self.outputs = self.outputs, "native"
-        result = probe([self], lambda x: (x, MultiEncoderUNet.forward(self, x, features=True)), parts.examples())
+        result = probe(
+            [self],
+            lambda x: (x, self.target_encoder(x), MultiEncoderUNet.forward(self, x, features=True)),
+            parts.examples(),
+        )
         self.outputs = outputs
         if result is None:
             return
-        x, output = result
-        for level, features in zip(self.levels, output.target, strict=True):
-            if features is x:
-                raise ValueError(f"levels: map {level} is the input itself, which no encoder can change; leave it out")
+        x, maps_of_x, output = result
+        for name, levels in (("levels", self.levels), ("fuse_levels", self.fusion.levels)):
+            for level in levels:
+                if maps_of_x[level] is x:
+                    raise ValueError(
+                        f"{name}: map {level} is the input itself, which no encoder can change; leave it out"
+                    )
         maps = [*output.target, *(features for general in output.general for features in general)]
         reached = reached_parameters([*maps, *_flatten(output.logits)])
         for parameter in self.parameters():
@@ -319,12 +343,22 @@ class DualEncoderUNet(MultiEncoderUNet):
         net: nn.Module | UNetParts,
         *,
         general: General | nn.Module = "copy",
-        fusion: Fusion = "project",
+        fusion: FusionKind = "project",
         levels: Sequence[int] = (-1,),
+        fuse_levels: Sequence[int] = (-1,),
         route: Route = "paper",
         outputs: Outputs = "auto",
     ) -> None:
-        super().__init__(net, generals=1, general=general, fusion=fusion, levels=levels, route=route, outputs=outputs)
+        super().__init__(
+            net,
+            generals=1,
+            general=general,
+            fusion=fusion,
+            levels=levels,
+            fuse_levels=fuse_levels,
+            route=route,
+            outputs=outputs,
+        )
 
     @property
     def general_encoder(self) -> nn.Module:

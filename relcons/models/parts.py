@@ -2,12 +2,17 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["UNetParts"]
+from relcons.models.cut import Cut, as_example, cut_at
+
+__all__ = ["Extra", "UNetParts", "wider"]
+
+Extra = int | Sequence[int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +28,8 @@ class UNetParts:
         channels: widths of that list; None reads ``encoder.out_channels``, ``encoder.output_channels``
             or ``encoder.feature_info``.
         widen: ``widen(extra)`` gives a fresh decoder whose bottleneck takes ``extra`` more channels;
-            only ``fusion="concat"`` needs it.
+            only ``fusion="concat"`` needs it. With ``fuse_levels`` beyond the bottleneck ``extra`` is a
+            sequence with the additional channels of every map.
 
     Raises:
         TypeError: encoder, decoder or head is not a module, or ``widen`` is not callable.
@@ -53,7 +59,7 @@ class UNetParts:
     decoder: nn.Module
     head: nn.Module | None = None
     channels: Sequence[int] | None = None
-    widen: Callable[[int], nn.Module] | None = None
+    widen: Callable[[Any], nn.Module] | None = None
 
     def __post_init__(self) -> None:
         for name, module in (("encoder", self.encoder), ("decoder", self.decoder), ("head", self.head)):
@@ -104,15 +110,100 @@ class UNetParts:
             for side in (16, 32, 64) if axes == 3 else (32, 64, 128, 224, 256):
                 yield torch.zeros(1, first.in_channels, *[side] * axes)
 
+    def copied_encoder(self) -> nn.Module:
+        """Encoder of the same architecture with the same weights, sharing nothing."""
+        return copy.deepcopy(self.encoder)
+
     def fresh_encoder(self) -> nn.Module:
         """Encoder of the same architecture with fresh weights, by every layer's own ``reset_parameters``.
 
         Raises:
             ValueError: a layer holds parameters and has no such method.
         """
-        encoder = copy.deepcopy(self.encoder)
+        encoder = self.copied_encoder()
         reset_parameters(encoder)
         return encoder
+
+    @staticmethod
+    def at(net: nn.Module, name: str, *, example: Tensor | Sequence[int]) -> "UNetParts":
+        """Parts of any network with a named bottleneck, for networks whose encoder and decoder are nested.
+
+        The network is cut behind the module: in front of it, modules are the encoder's, all others the
+        decoder's. The model runs ``net``'s own forward pass once, in a copy of the structure that shares
+        the tensors, with the bottleneck swapped on the way; a general encoder is a copy that stops there.
+        Modules behind the bottleneck are not in that copy, and its parameters that the bottleneck does
+        not depend on are not trainable. ``fusion="concat"`` is not possible; in a ``net`` changed later
+        (a module replaced, say) the model keeps the old one.
+
+        Args:
+            net: any network; it is neither copied nor changed.
+            name: name of the bottleneck among ``net.named_modules()``: it runs once in a forward pass and
+                returns one map ``(B, C, *spatial)``.
+            example: a batch ``(B, C, *spatial)`` that ``net`` takes, or its shape: one pass of it finds width,
+                resolution and what the bottleneck depends on.
+
+        Returns:
+            Parts with one level, the bottleneck.
+
+        Raises:
+            ValueError: there is no such module (the message lists candidates), it cannot be the
+                bottleneck, ``net`` does not take ``example``, or ``net`` reaches the module by other ways
+                than the attribute that names it.
+
+        Examples:
+            >>> class Nested(nn.Module):
+            ...     def __init__(self):
+            ...         super().__init__()
+            ...         self.down, self.up = nn.Conv2d(8, 16, 2, 2), nn.ConvTranspose2d(16, 8, 2, 2)
+            ...         self.first, self.last = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 1, 1)
+            ...
+            ...     def forward(self, x):
+            ...         x = self.first(x)
+            ...         return self.last(x + self.up(self.down(x)))
+            >>> model = DualEncoderUNet(UNetParts.at(Nested(), "down", example=(1, 1, 8, 8)))
+            >>> model(torch.rand(2, 1, 8, 8), source=torch.rand(2, 1, 8, 8)).general[0].shape
+            torch.Size([2, 16, 4, 4])
+        """
+        if not isinstance(net, nn.Module):
+            raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")
+        batch = as_example(net, example)
+        cut = cut_at(net, name, batch)
+        return NestedParts(
+            encoder=cut.encoder, decoder=cut.decoder, channels=(cut.bottleneck.shape[1],), net=net, cut=cut, batch=batch
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class NestedParts(UNetParts):
+    """Parts of a network cut at its bottleneck, see `UNetParts.at`."""
+
+    net: nn.Module = field(kw_only=True)
+    cut: Cut = field(kw_only=True)
+    batch: Tensor = field(kw_only=True)
+
+    @property
+    def training(self) -> bool:
+        """Mode of the network."""
+        return self.net.training
+
+    @property
+    def resolution(self) -> tuple[int, ...]:
+        """Spatial size of the bottleneck for the example."""
+        return tuple(self.cut.bottleneck.shape[2:])
+
+    def examples(self) -> Iterator[Tensor]:
+        """The example."""
+        yield self.batch
+
+    def copied_encoder(self) -> nn.Module:
+        """Encoder that holds all that it runs."""
+        return copy.deepcopy(self.cut.general)
+
+
+def wider(channels: Sequence[int], extra: Extra) -> tuple[int, ...]:
+    """Widths with ``extra`` added: to the bottleneck's alone, or to every map's where it is a sequence."""
+    extras = [*[0] * (len(channels) - 1), extra] if isinstance(extra, int) else extra
+    return tuple(width + more for width, more in zip(channels, extras, strict=True))
 
 
 def reset_parameters(module: nn.Module) -> None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-__all__ = ["probe", "reached_parameters"]
+__all__ = ["evaluating", "probe", "reached_parameters"]
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ def probe(modules: Iterable[nn.Module], run: Callable[[Tensor], T], examples: It
     """
     modules = list(modules)
     parameter = next((p for module in modules for p in module.parameters()), None)
-    with _evaluating(modules), torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with evaluating(modules), torch.random.fork_rng(devices=[]), torch.enable_grad():
         for example in examples:
             if parameter is not None:
                 example = example.to(parameter.device, parameter.dtype)
@@ -52,7 +52,8 @@ def reached_parameters(outputs: Iterable[Tensor]) -> set[Tensor] | None:
 
 
 @contextmanager
-def _evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
+def evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Every module in evaluation mode inside, and as it was afterwards."""
     modes = {layer: layer.training for module in modules for layer in module.modules()}
     try:
         for layer in modes:

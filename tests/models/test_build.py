@@ -100,5 +100,5 @@ def test_general_encoder_of_other_strides_is_named_at_the_first_batch() -> None:
     own = TinyEncoder()
     own.coarse[0].stride = (1, 1)
     model = DualEncoderUNet(tiny_parts(), general=own)
-    with pytest.raises(ValueError, match="the general encoders' bottlenecks must have the target encoder's shape"):
+    with pytest.raises(ValueError, match="the general encoders' maps must have the target encoder's shape"):
         model(torch.rand(SMALL))

@@ -60,7 +60,7 @@ def test_concatenation_keeps_the_order(axes: int) -> None:
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 4, 3, 4), (1, 3, 3, 4)], ids=["sizes", "width", "batch"])
 def test_exception(fusion: torch.nn.Module, shape: tuple[int, ...]) -> None:
     message = (
-        "the general encoders' bottlenecks must have the target encoder's shape (2, 3, 3, 4), "
+        "the general encoders' maps must have the target encoder's shape (2, 3, 3, 4), "
         f"got [{shape}]; give general encoders of the same architecture, depth and strides"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
