@@ -236,6 +236,8 @@ def test_the_input_is_no_level(level: int) -> None:
     message = "levels: map 0 is the input itself, which no encoder can change; leave it out"
     with pytest.raises(ValueError, match=message):
         DualEncoderUNet(smp_net(**NARROW), levels=(-1, level))
+    with pytest.raises(ValueError, match=f"fuse_{message}"):
+        DualEncoderUNet(smp_net(**NARROW), fuse_levels=(-1, level))
 
 
 @pytest.mark.parametrize("level", [1, -5])
@@ -244,6 +246,8 @@ def test_a_map_without_channels_is_no_level(level: int) -> None:
     message = f"levels: map {level} has 0 channels; widths are (1, 0, 24, 32, 48, 64)"
     with pytest.raises(ValueError, match=re.escape(message)):
         DualEncoderUNet(net, levels=(level,))
+    with pytest.raises(ValueError, match=re.escape(f"fuse_{message}")):
+        DualEncoderUNet(net, fuse_levels=(level,))
 
 
 def test_first_map_of_vgg_is_a_level() -> None:

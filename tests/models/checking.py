@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from relcons import DualEncoderUNet, RelationLoss, UNetParts
+from relcons.models.nested import NestedDecoder
 from tests.models.networks import Case
 
 
@@ -21,6 +22,8 @@ def modules_of(parts: UNetParts) -> list[nn.Module]:
 def run(modules: list[nn.Module], x: Tensor) -> Any:
     """What the single network gives: head of decoder of encoder, and the classification head's if there is one."""
     encoder, decoder, *heads = modules
+    if isinstance(decoder, NestedDecoder):  # holds the whole network
+        return decoder(x)[0]
     maps = encoder(x)
     decoded = decoder(maps)
     logits = heads[0](decoded) if heads else decoded

@@ -8,8 +8,9 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from torch import nn
 
-from relcons import DualEncoderUNet, GradientRouter, RelationLoss
+from relcons import DualEncoderUNet, GradientRouter, RelationLoss, UNetParts, split_unet
 from tests.models.checking import (
     assert_drawn_alike,
     assert_same,
@@ -27,10 +28,11 @@ from tests.models.checking import (
 )
 from tests.models.networks import Case, quiet
 
-SETTINGS: tuple[dict[str, Any], ...] = (
-    {"general": "copy", "fusion": "project"},
-    {"general": "reset", "fusion": "concat"},
-)
+
+def settings(case: Case) -> tuple[dict[str, Any], ...]:
+    """Both kinds of general encoder, each with a fusion that the network allows."""
+    fusion = "project" if case.parts().widen is None else "concat"
+    return {"general": "copy", "fusion": "project"}, {"general": "reset", "fusion": fusion}
 
 
 def starts_as_the_single_network(case: Case) -> None:
@@ -51,6 +53,10 @@ def starts_as_the_single_network(case: Case) -> None:
 
 def concat_widens_the_first_layer_alone(case: Case) -> None:
     parts = case.parts()
+    if parts.widen is None:
+        with pytest.raises(ValueError, match='use fusion="project"'):
+            DualEncoderUNet(parts, fusion="concat")
+        return
     model = DualEncoderUNet(parts, fusion="concat").eval()
     seen: list[list[int]] = []
     model.decoder.register_forward_pre_hook(lambda _, inputs: seen.append([m.shape[1] for m in inputs[0]]))
@@ -65,7 +71,7 @@ def concat_widens_the_first_layer_alone(case: Case) -> None:
 
 
 def whole_method_moves_every_trainable_parameter(case: Case) -> None:
-    for options in SETTINGS:
+    for options in settings(case):
         model = DualEncoderUNet(case.parts(), **options).train()
         if options["general"] == "copy":  # R_G = R_T otherwise, where the target loss has gradient 0
             perturb(model.general_encoder)
@@ -83,7 +89,7 @@ def whole_method_moves_every_trainable_parameter(case: Case) -> None:
 
 
 def net_is_neither_copied_nor_changed(case: Case) -> None:
-    for options in SETTINGS:
+    for options in settings(case):
         parts = case.parts()
         modules = modules_of(parts)
         next(iter(parts.decoder.children())).eval()
@@ -101,7 +107,7 @@ def net_is_neither_copied_nor_changed(case: Case) -> None:
 
 
 def parameters_are_disjoint_and_complete(case: Case) -> None:
-    for options in SETTINGS:
+    for options in settings(case):
         parts = case.parts()
         model = DualEncoderUNet(parts, **options)
         groups = [model.target_encoder, model.general_encoder, model.fusion, model.decoder, model.head]
@@ -129,22 +135,31 @@ def optimiser_groups_are_named_and_disjoint(case: Case) -> None:
 def general_encoder_is_the_target_encoder_over_again(case: Case) -> None:
     x = case.batch()
     for general in ("copy", "reset"):
-        model = DualEncoderUNet(case.parts(), general=general).eval()
-        target, fresh = dict(model.target_encoder.state_dict()), dict(model.general_encoder.state_dict())
-        assert {name: value.shape for name, value in target.items()} == {n: v.shape for n, v in fresh.items()}
+        parts = case.parts()
+        model = DualEncoderUNet(parts, general=general).eval()
+        target, fresh = (
+            {name: value.shape for name, value in encoder.state_dict().items()}
+            for encoder in (model.target_encoder, model.general_encoder)
+        )
+        assert target.items() <= fresh.items()
+        # Of a nested network the copy also holds what it runs and the decoder needs, which no loss of it moves.
+        held = dict(model.general_encoder.named_parameters())
+        assert not any(held[name].requires_grad for name in fresh.keys() - target.keys())
         same = [torch.equal(a, b) for a, b in zip(model.target_encoder(x), model.general_encoder(x), strict=True)]
         assert same[-1] == (general == "copy")
         if general == "reset":
-            assert_drawn_alike(model.general_encoder, model.target_encoder)
+            assert_drawn_alike(model.general_encoder, parts.copied_encoder())
 
 
 def wider_decoder_is_initialised_as_the_library_does(case: Case) -> None:
     parts = case.parts()
+    if parts.widen is None:
+        pytest.skip("nothing of this network can be widened")
     assert_drawn_alike(DualEncoderUNet(parts, fusion="concat").decoder, parts.decoder)
 
 
 def no_loss_leaks(case: Case) -> None:
-    for route, options in zip(("paper", "joint"), SETTINGS, strict=True):
+    for route, options in zip(("paper", "joint"), settings(case), strict=True):
         model = DualEncoderUNet(case.parts(), route=route, **options)
         perturb(model.general_encoder)
         optimizer = torch.optim.SGD(model.parameter_groups(), lr=0.1)
@@ -161,7 +176,7 @@ def no_loss_leaks(case: Case) -> None:
 
 def one_pass_gives_what_separate_passes_give(case: Case) -> None:
     """In evaluation mode no layer mixes batches, so that all may share a pass."""
-    model = different(case.parts(), fusion="concat").eval()
+    model = different(case.parts(), **settings(case)[1]).eval()
     batches = {"x": case.batch(1), "source": case.batch(2), "unlabelled": case.batch(1)}
     calls: list[int] = []
     model.general_encoder.register_forward_hook(lambda *_: calls.append(1))
@@ -175,16 +190,21 @@ def one_pass_gives_what_separate_passes_give(case: Case) -> None:
 
 
 def checkpoint_of_net_loads(case: Case) -> None:
+    """Weights loaded into net later are the target encoder's, not the general one's."""
     net = case.build()
-    trained = {f"encoder.{k}": torch.full_like(v, 3) for k, v in net.encoder.state_dict().items()}
-    model = DualEncoderUNet(net, general="reset")
-    model.target_encoder.load_state_dict({k.removeprefix("encoder."): v for k, v in trained.items()})
+    parts = net if isinstance(net, UNetParts) else split_unet(net)
+    model = DualEncoderUNet(parts, general="reset")
+    if isinstance(getattr(net, "encoder", None), nn.Module):
+        assert model.target_encoder.state_dict().keys() == net.encoder.state_dict().keys()
+    for module in modules_of(parts):
+        module.load_state_dict({key: torch.full_like(value, 3) for key, value in module.state_dict().items()})
     assert all((p == 3).all() for p in model.target_encoder.parameters())
+    assert all((p == 3).all() for p in model.decoder.parameters())
     assert not any((p == 3).all() for p in model.general_encoder.parameters())
 
 
 def copies_are_equal_and_independent(case: Case) -> None:
-    for options in SETTINGS:
+    for options in settings(case):
         model = DualEncoderUNet(case.parts(), **options).eval()
         perturb(model)
         other = DualEncoderUNet(case.parts(), **options).eval()

@@ -151,6 +151,42 @@ def own_case(axes: int) -> Case:
     return Case(f"own-{axes}D", lambda: tiny_parts(axes, BATCH_NORMS[axes - 1]), (1, *[8] * axes))
 
 
+class NestedUNet(nn.Module):
+    """Encoder and decoder nested in each other, with what makes cutting hard.
+
+    A skip convolution that runs before the bottleneck and does not feed it, one list for stages of both sides,
+    parameters of both sides in one module, and a module that only the decoder runs.
+    """
+
+    def __init__(self, axes: int = 2, norm: Callable[[int], nn.Module] = BATCH_NORMS[1]) -> None:
+        super().__init__()
+        conv, up = CONVS[axes - 1], TRANSPOSED[axes - 1]
+        self.stages = nn.ModuleList([conv(1, 4, 3, padding=1), conv(4, 6, 3, 2, padding=1), up(6, 4, 2, 2)])
+        self.norms = nn.ModuleDict({"down": norm(6), "up": norm(4)})
+        self.skip = nn.Sequential(conv(4, 4, 1), nn.LeakyReLU())
+        self.bottom = nn.Sequential(conv(6, 6, 3, padding=1), nn.LeakyReLU())
+        self.scale = nn.Parameter(torch.ones(()))
+        self.shift = nn.Parameter(torch.zeros(()))
+        self.last = conv(8, 2, 1)
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.scale)
+        nn.init.zeros_(self.shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = self.stages[0](x).relu() * self.scale
+        skip = self.skip(fine) + self.shift
+        coarse = self.bottom(self.norms["down"](self.stages[1](fine)))
+        return self.last(torch.cat([self.norms["up"](self.stages[2](coarse)), skip], dim=1))
+
+
+def nested_case(axes: int) -> Case:
+    def build() -> UNetParts:
+        return UNetParts.at(NestedUNet(axes, BATCH_NORMS[axes - 1]), "bottom", example=(1, 1, *[8] * axes))
+
+    return Case(f"nested-{axes}D", build, (1, *[8] * axes))
+
+
 def quiet(module: nn.Module) -> None:
     """No dropout of any kind, so that two passes in training mode can be compared."""
     for layer in module.modules():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from relcons import (
     DualEncoderOutput,
@@ -11,6 +11,8 @@ from relcons import (
     MultiEncoderOutput,
     MultiEncoderUNet,
     RelationLoss,
+    UNetParts,
+    split_unet,
 )
 from tests.models.checking import assert_same, different, flat, perturb, scalar
 from tests.models.networks import BATCH_NORMS, TinyEncoder, dna_net, smp_net, tiny_parts
@@ -136,6 +138,59 @@ def test_multi_encoder_trains_every_parameter(fusion: str) -> None:
     assert len(flat(model.eval()(x))) == 1
 
 
+@pytest.mark.parametrize("net", [dna_net(), dna_net(axes=3), smp_net()], ids=["dna-2D", "dna-3D", "smp"])
+def test_skips_join_where_fuse_levels_names_them(net: nn.Module) -> None:
+    parts = split_unet(net)
+    axes = next(p.ndim for p in net.parameters() if p.ndim > 2) - 2
+    levels = tuple(level for level, width in enumerate(parts.widths) if width > 1)
+    x, source = (torch.rand(2, 1, *[64 if parts.widths[0] == 1 else 8] * axes) for _ in range(2))
+    single = head_of(parts)(parts.decoder(parts.encoder(x)))
+    model = MultiEncoderUNet(net, generals=2, fuse_levels=levels)
+    assert_same(model(x), single)  # starts as the single network, as with the bottleneck alone
+    for fusion in ("project", "concat"):
+        model = MultiEncoderUNet(net, generals=2, general="reset", fusion=fusion, fuse_levels=levels)
+        seen: list[list[int]] = []
+        model.decoder.register_forward_pre_hook(
+            lambda _, inputs, seen=seen: seen.append([m.shape[1] for m in inputs[0]])
+        )
+        output = model(x, source=(source, source))
+        factor = 3 if fusion == "concat" else 1
+        assert seen == [[width * (factor if n in levels else 1) for n, width in enumerate(parts.widths)]]
+        (scalar(output.logits) + RelationLoss()(output)).backward()
+        assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+        assert not [p for p in model.fusion.parameters() if not p.requires_grad]
+
+
+def head_of(parts: UNetParts) -> nn.Module:
+    return nn.Identity() if parts.head is None else parts.head
+
+
+def test_every_fused_level_reads_the_general_encoder() -> None:
+    x = torch.rand(2, 1, 16, 16)
+    for level in (0, 1, 2):
+        model = DualEncoderUNet(dna_net(), fuse_levels=(level,)).eval()
+        perturb(model.fusion)
+        before = model(x)
+        perturb(model.general_encoder)
+        assert not torch.equal(model(x), before)
+        assert list(dict(model.fusion.named_parameters())) == [f"{level}.weight", f"{level}.bias"]
+
+
+@pytest.mark.parametrize("route", ["paper", "joint"])
+def test_fused_skips_keep_the_route(route: str) -> None:
+    model = DualEncoderUNet(
+        dna_net(), general="reset", fusion="concat", levels=(0, -1), fuse_levels=(0, 1, 2), route=route
+    )
+    router = GradientRouter(torch.optim.SGD(model.parameter_groups(), lr=0.1), model.routes(), model=model)
+    output = model(torch.rand(2, 1, 16, 16), source=torch.rand(2, 1, 16, 16))
+    terms = RelationLoss().terms(output)
+    losses = {"segmentation": scalar(output.logits), "general": terms.general, "target": terms.target}
+    assert not any(router.check(losses).values())
+    narrow = GradientRouter(router.optimizer, {"segmentation": ["decoder"]}, model=model)
+    reached = narrow.check({"segmentation": losses["segmentation"]})["segmentation"]
+    assert any(name.startswith("general_encoders") for name in reached) == (route == "joint")
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_a_model_of_another_type(dtype: torch.dtype) -> None:
     for fusion in ("project", "concat"):
@@ -163,4 +218,4 @@ def test_fp16_autocast() -> None:
 
 def test_smoke() -> None:
     model = DualEncoderUNet(tiny_parts(), levels=(0, 1))
-    assert "levels=(0, 1), route='paper', outputs='auto'" in repr(model)
+    assert "levels=(0, 1), fuse_levels=(1,), route='paper', outputs='auto'" in repr(model)

@@ -1,0 +1,312 @@
+"""Networks cut at a named bottleneck: `UNetParts.at`."""
+
+import copy
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from relcons import DualEncoderUNet, MultiEncoderUNet, RelationLoss, UNetParts
+from relcons.models.nested import Borrowed, Removed, Stop, Swap
+from tests.models.checking import assert_same, perturb, scalar
+from tests.models.networks import NestedUNet, TinyDecoder, TinyEncoder, tiny_parts
+
+SMALL = (2, 1, 8, 8)
+
+
+class Whole(nn.Module):
+    """The network of `tiny_parts` as one module."""
+
+    def __init__(self, parts: UNetParts) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.head = parts.encoder, parts.decoder, parts.head
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = self.encoder.fine(x)
+        return self.head(self.decoder([fine, self.encoder.coarse(fine)]))
+
+
+class Changed(NestedUNet):
+    """Base of networks that cannot be cut, or not everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extra = nn.Conv2d(6, 6, 1)
+
+
+class Twice(Changed):
+    def forward(self, x: Tensor) -> Tensor:
+        coarse = self.bottom(self.stages[1](self.stages[0](x)))
+        return self.stages[2](self.bottom(coarse))
+
+
+class DeadEnd(Changed):
+    def forward(self, x: Tensor) -> Tensor:
+        coarse = self.bottom(self.stages[1](self.stages[0](x)))
+        self.extra(coarse)
+        return self.stages[2](coarse)
+
+
+class Hidden(Changed):
+    """Reaches its bottleneck past the attribute that names it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.way = [self.bottom]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stages[2](self.way[0](self.stages[1](self.stages[0](x))))
+
+
+class Several(Changed):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pair = Pair()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stages[2](self.pair(self.stages[1](self.stages[0](x)))[0])
+
+
+class Pair(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.sin(), x.cos()
+
+
+class Checkpointed(NestedUNet):
+    reentrant = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        coarse = self.stages[1](self.stages[0](x))
+        return self.stages[2](checkpoint(self.bottom, coarse, use_reentrant=self.reentrant))
+
+
+class Reentrant(Checkpointed):
+    reentrant = True
+
+
+def at(net: nn.Module, name: str = "bottom", example: Any = (1, 1, 8, 8)) -> UNetParts:
+    return UNetParts.at(net, name, example=example)
+
+
+def test_smoke() -> None:
+    for example in ((1, 1, 8, 8), [2, 1, 8, 8], torch.rand(SMALL), torch.Size(SMALL)):
+        parts = at(NestedUNet(), example=example)
+        assert parts.channels == (6,)
+        assert parts.resolution == (4, 4)
+        assert parts.widen is None
+    output = DualEncoderUNet(parts)(torch.rand(SMALL), source=torch.rand(SMALL), unlabelled=torch.rand(3, 1, 8, 8))
+    assert [tuple(maps[0].shape) for maps in (output.target, output.general, output.source)] == [
+        (5, 6, 4, 4),
+        (5, 6, 4, 4),
+        (2, 6, 4, 4),
+    ]
+
+
+def test_reference() -> None:
+    """Outputs and gradients are those of the same network split by hand."""
+    for route in ("paper", "joint"):
+        by_hand = DualEncoderUNet(tiny_parts(), route=route)
+        perturb(by_hand)
+        parts = tiny_parts()
+        for name in ("encoder", "decoder", "head"):
+            getattr(parts, name).load_state_dict(
+                getattr(by_hand, {"encoder": "target_encoder"}.get(name, name)).state_dict()
+            )
+        cut = DualEncoderUNet(at(Whole(parts), "encoder.coarse"), route=route)
+        # Names begin with the network's own; what comes after the model's four parts is the same.
+        general = {f"net.encoder.{k}": v for k, v in by_hand.general_encoder.state_dict().items()}
+        general = {k.replace("coarse.", "coarse.module."): v for k, v in general.items()}
+        cut.general_encoder.load_state_dict(general)
+        cut.fusion["0"].load_state_dict(by_hand.fusion["1"].state_dict())
+        x, source, unlabelled = torch.rand(3, *SMALL)
+        found = []
+        for model in (by_hand, cut):
+            output = model(x, source=source, unlabelled=unlabelled)
+            (scalar(output.logits) + RelationLoss(weight=0.5, target=0.3)(output)).backward()
+            found.append((output, sorted(float(p.grad.norm()) for p in model.parameters())))
+        for one, other in zip(found[0][0], found[1][0], strict=True):
+            assert_same(other[0] if isinstance(other, tuple) else other, one[0] if isinstance(one, tuple) else one)
+        assert found[1][1] == pytest.approx(found[0][1], rel=1e-6)
+
+
+def test_parts_of_the_network_on_each_side() -> None:
+    net = NestedUNet()
+    model = DualEncoderUNet(at(net))
+    assert {name for name, _ in model.target_encoder.named_parameters()} == {
+        "net.scale",
+        *(f"net.{name}.{kind}" for name in ("stages.0", "stages.1", "norms.down") for kind in ("weight", "bias")),
+        *(f"net.bottom.module.0.{kind}" for kind in ("weight", "bias")),
+    }
+    assert {name for name, _ in model.decoder.named_parameters()} == {
+        "net.shift",
+        *(f"net.{name}.{kind}" for name in ("stages.2", "norms.up", "skip.0", "last") for kind in ("weight", "bias")),
+    }
+    general = model.general_encoder
+    # What runs before the bottleneck stays, what runs behind it is gone, what the bottleneck ignores is not trained.
+    assert isinstance(general.net.last, Removed)
+    assert isinstance(general.net.stages[2], Removed)
+    assert isinstance(general.net.norms["up"], Removed)
+    assert {name for name, p in general.named_parameters() if not p.requires_grad} == {
+        "net.shift",
+        "net.skip.0.weight",
+        "net.skip.0.bias",
+    }
+    assert isinstance(model.decoder.net.bottom, Swap)
+    assert isinstance(model.decoder.net.stages[0], Borrowed)
+    assert isinstance(model.target_encoder.net.bottom, Stop)
+    assert type(net.bottom) is nn.Sequential
+
+
+def test_net_is_left_alone() -> None:
+    net = NestedUNet()
+    net.scale.requires_grad_(False)
+    net.stages[0].eval()
+    before = {name: (id(m), m.training, len(m._forward_hooks)) for name, m in net.named_modules()}
+    state = {name: (id(p), p.requires_grad) for name, p in net.named_parameters()}
+    buffers = {name: b.clone() for name, b in net.named_buffers()}
+    at(net)
+    assert {name: (id(m), m.training, len(m._forward_hooks)) for name, m in net.named_modules()} == before
+    assert {name: (id(p), p.requires_grad) for name, p in net.named_parameters()} == state
+    assert_same(dict(net.named_buffers()), buffers)
+
+
+def test_a_frozen_encoder_is_still_the_encoder() -> None:
+    net = NestedUNet()
+    for layer in (net.stages[0], net.stages[1], net.bottom, net.norms["down"]):
+        layer.requires_grad_(False)
+    names = {name for name, _ in DualEncoderUNet(at(net)).target_encoder.named_parameters()}
+    assert "net.stages.1.weight" in names
+    assert "net.stages.2.weight" not in names
+
+
+def test_the_network_runs_once() -> None:
+    net = NestedUNet()
+    model = DualEncoderUNet(at(net))
+    calls: list[int] = []
+    net.stages[0].register_forward_hook(lambda *_: calls.append(1))
+    model(torch.rand(SMALL), source=torch.rand(SMALL))
+    assert len(calls) == 1  # the general encoder has a first stage of its own
+
+
+def test_nothing_outlives_the_pass() -> None:
+    model = DualEncoderUNet(at(NestedUNet()))
+    copies = [copy.deepcopy(model)]
+    model(torch.rand(SMALL), source=torch.rand(SMALL)).logits.sum().backward()
+    copies.append(copy.deepcopy(model))
+    model.general_encoder.net.stages[1].stride = (1, 1)
+    with pytest.raises(ValueError, match="maps must have the target encoder's shape"):
+        model(torch.rand(SMALL))
+    copies.append(copy.deepcopy(model))
+    for twin in copies:
+        swap = next(module for module in twin.modules() if isinstance(module, Swap))
+        assert swap.fuse is None
+        assert swap.bottleneck is None
+
+
+def test_several_general_encoders() -> None:
+    model = MultiEncoderUNet(at(NestedUNet()), generals=2)
+    perturb(model)
+    x, source = torch.rand(2, *SMALL)
+    output = model(x, source=(source, None))
+    assert [maps[0].shape[1] for maps in output.general] == [6, 6]
+    assert not torch.equal(output.general[0][0], output.general[1][0])
+    assert output.source[1] is None
+
+
+def test_average_of_weights() -> None:
+    """A copy for an exponential moving average runs on its own weights."""
+    model = DualEncoderUNet(at(NestedUNet()), general="reset").eval()
+    x = torch.rand(SMALL)
+    expected = model(x)
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5))
+    average.update_parameters(model)
+    perturb(model)
+    assert torch.equal(average.eval()(x), expected)
+    assert not torch.equal(model(x), expected)
+
+
+def test_moves_to_another_type() -> None:
+    model = DualEncoderUNet(at(NestedUNet()), general="reset").double()
+    output = model(torch.rand(SMALL).double(), source=torch.rand(SMALL).double())
+    assert output.logits.dtype == output.general[0].dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("net", "name", "message"),
+    [
+        (
+            NestedUNet(),
+            "bottm",
+            "NestedUNet has no module 'bottm'; of its modules these give its coarsest maps for the example: "
+            "'stages.1', 'norms.down', 'bottom', 'bottom.0'",
+        ),
+        (NestedUNet(), "", "NestedUNet has no module ''"),
+        (NestedUNet(), "stages", "module 'stages' of NestedUNet ran 0 times for the example, and must run once"),
+        (Twice(), "bottom", "module 'bottom' of Twice ran 2 times for the example, and must run once"),
+        (DeadEnd(), "extra", "module 'extra' of DeadEnd does not decide what the network returns"),
+        (
+            Several(),
+            "pair",
+            "module 'pair' of Several must return a map (B, C, *spatial), and returns tuple; modules that give the",
+        ),
+        (
+            Hidden(),
+            "bottom",
+            "Hidden cannot be cut at 'bottom': it calls that module by another way than the attribute that names it",
+        ),
+        (Reentrant(), "bottom", "Reentrant hides its graph in reentrant checkpoints; switch them off, or use"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
+)
+def test_exception(net: nn.Module, name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        at(net, name)
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        ((1, 3, 8, 8), "example: NestedUNet does not take a batch of shape (1, 3, 8, 8) ("),
+        ((8, 8), "example must be a batch (B, C, *spatial) that NestedUNet takes, or its shape, got (8, 8)"),
+        ((1, 1, 0, 8), "or its shape, got (1, 1, 0, 8)"),
+        (64, "or its shape, got 64"),
+    ],
+)
+def test_exception_of_the_example(example: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        at(NestedUNet(), example=example)
+
+
+def test_exception_of_what_is_no_network() -> None:
+    with pytest.raises(TypeError, match=r"net must be a torch\.nn\.Module, got UNetParts"):
+        at(tiny_parts())  # type: ignore[arg-type]
+
+
+def test_exception_of_concatenation() -> None:
+    with pytest.raises(ValueError, match='use fusion="project"'):
+        DualEncoderUNet(at(NestedUNet()), fusion="concat")
+
+
+def test_exception_of_a_checkpoint_around_the_bottleneck() -> None:
+    model = DualEncoderUNet(at(Checkpointed()))
+    with pytest.raises(RuntimeError, match="run outside of the model's forward pass, as activation checkpoints"):
+        model(torch.rand(SMALL)).sum().backward()
+
+
+def test_exception_of_another_way_through_the_network() -> None:
+    class Moody(TinyEncoder):
+        short = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            fine = self.fine(x)
+            return fine if self.short else TinyDecoder.forward(self.rest, [fine, self.coarse(fine)])
+
+    net = Moody()
+    net.rest = TinyDecoder()
+    model = DualEncoderUNet(at(net, "coarse"))
+    model.general_encoder.net.short = True
+    with pytest.raises(RuntimeError, match="returned without passing its bottleneck"):
+        model(torch.rand(SMALL))
