@@ -27,6 +27,7 @@ TINY = {
         "--starts",
         "1",
     ],
+    "forward": ["--size", "32", "32", "--batch-size", "2", "--widths", "4", "8", "8"],
     "import_time": [],
 }
 
@@ -70,6 +71,18 @@ def test_training_step_compares_with_floor_and_port() -> None:
             assert float(row[name]) > 0
         for name in ("to the floor (quartiles)", "to the port (quartiles)"):
             assert re.fullmatch(r"\d+\.\d{3} \(\d+\.\d{3} to \d+\.\d{3}\)", row[name])
+
+
+@pytest.mark.slow
+def test_forward_compares_with_the_network_and_its_encoder() -> None:
+    done = run(ROOT / "examples/benchmarks/forward.py", *TINY["forward"])
+    assert done.returncode == 0, done.stderr
+    found = rows(done.stdout)
+    assert [row["network"] for row in found] == ["plain", "resnet18"]
+    for row in found:
+        assert float(row["network and encoder, ms"]) > 0
+        assert float(row["relcons, ms"]) > 0
+        assert re.fullmatch(r"1\.03 \((met|missed)\)", row["target"])
 
 
 @pytest.mark.slow
