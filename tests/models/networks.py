@@ -1,10 +1,11 @@
 """Small networks of every supported family, and what a test needs to build and feed them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import segmentation_models_pytorch as smp
+import timm
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import Tensor, nn
@@ -145,6 +146,38 @@ def tiny_parts(axes: int = 2, norm: Callable[[int], nn.Module] = nn.Identity) ->
         head=CONVS[axes - 1](4, 2, 1),
         widen=lambda extra: TinyDecoder(axes, 6 + extra),
     )
+
+
+class AddingDecoder(nn.Module):
+    """Decoder of the user's own for any list of maps: 1x1 to one width, upsampled and added from the coarsest on."""
+
+    def __init__(self, widths: Sequence[int], width: int = 8) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList([nn.Conv2d(channels, width, 1) for channels in widths])
+        self.up = nn.Upsample(scale_factor=2)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        x = self.lateral[-1](maps[-1])
+        for lateral, features in zip(self.lateral[-2::-1], maps[-2::-1], strict=True):
+            x = self.up(x) + lateral(features)
+        return self.up(x).relu()
+
+
+def timm_case(name: str, side: int = 64) -> Case:
+    def build() -> UNetParts:
+        encoder = timm.create_model(name, features_only=True, pretrained=False, in_chans=1)
+        for layer in encoder.modules():  # timm draws by another rule than general="reset", which knows layers only
+            if hasattr(layer, "reset_parameters"):
+                layer.reset_parameters()
+        widths = encoder.feature_info.channels()
+        return UNetParts(
+            encoder,
+            AddingDecoder(widths),
+            head=nn.Conv2d(8, 1, 1),
+            widen=lambda extra: AddingDecoder([*widths[:-1], widths[-1] + extra]),
+        )
+
+    return Case(f"timm-{name}", build, (1, side, side))
 
 
 def own_case(axes: int) -> Case:

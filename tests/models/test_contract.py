@@ -7,7 +7,7 @@ import pytest
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 
 from tests.models.contract import CHECKS, starts_as_the_single_network, whole_method_moves_every_trainable_parameter
-from tests.models.networks import SMP, SWIN, Case, dna_case, nested_case, own_case, smp_case, smp_net
+from tests.models.networks import SMP, SWIN, Case, dna_case, nested_case, own_case, smp_case, smp_net, timm_case
 
 NETWORKS = [
     *[smp_case(architecture) for architecture in SMP],
@@ -22,6 +22,7 @@ NETWORKS = [
         for axes in (2, 3)
         for deep_supervision in (True, False)
     ],
+    timm_case("test_resnet"),
     *[own_case(axes) for axes in (1, 2, 3)],
     *[nested_case(axes) for axes in (1, 2, 3)],
 ]
