@@ -1,0 +1,77 @@
+"""The data sets of volumes by name, and what was found in one of them as a table."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from covidct.data.covid_ct_20 import read_covid_ct_20
+from covidct.data.set_files import VolumeSet
+from covidct.data.volumes import CaseFacts
+from covidct.errors import InputError
+
+__all__ = ["READERS", "VolumeSet", "describe", "read_volume_set"]
+
+READERS: Mapping[str, Callable[[Path], VolumeSet]] = {
+    "covid-ct-20": read_covid_ct_20,
+}
+
+
+def read_volume_set(name: str, folder: Path) -> VolumeSet:
+    """Which cases the data set `name`, unpacked to `folder`, has there; only names are looked at, no file is opened.
+
+    Raises InputError if there is no such set or folder, or no case in it; the message then says what was skipped.
+    """
+    if name not in READERS:
+        raise InputError(f"--dataset {name} is not known; expected {', '.join(READERS)}")
+    folder = Path(folder)
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise InputError(f"{folder} {what}; give the folder of {name}, as it is published")
+    found = READERS[name](folder)
+    if not found.cases:
+        why = "; ".join(found.skipped[:3]) + (f"; and {len(found.skipped) - 3} more" if len(found.skipped) > 3 else "")
+        raise InputError(
+            f"{folder} holds no case of {name}{f' ({why})' if why else ''}; "
+            "give the folder of the set, as it is published"
+        )
+    return found
+
+
+def describe(found: VolumeSet, facts: Mapping[str, CaseFacts]) -> Group:
+    """What was found, to print with rich: the cases that `facts` (by name) knows, what is odd, what was skipped.
+
+    The columns of the table are name, voxels and spacing (z, y, x), what the image holds, mask values, and lesion volume.
+    """
+    table = Table(title=f"{found.name}: {len(found.cases)} cases, {len(facts)} readable", title_justify="left")
+    for heading in ("case", "voxels (z y x)", "spacing, mm", "values", "mask values", "lesion, ml"):
+        table.add_column(heading, justify="left" if heading == "case" else "right", no_wrap=heading == "case")
+    for case in found.cases:
+        if case.name in facts:
+            table.add_row(*map(Text, _row(facts[case.name])))
+    notes = (note for case in found.cases if case.name in facts for note in facts[case.name].notes)
+    return Group(table, *_lines("note", notes), *_lines("skipped", found.skipped))
+
+
+def _row(facts: CaseFacts) -> tuple[str, ...]:
+    return (
+        facts.name,
+        " x ".join(map(str, facts.shape)),
+        " x ".join(f"{length:.3g}" for length in facts.spacing),
+        "HU" if facts.hu else "0..255",
+        _labels(facts.labels),
+        "-" if facts.lesion_ml is None else f"{facts.lesion_ml:.1f}",
+    )
+
+
+def _labels(labels: tuple[float, ...], most: int = 6) -> str:
+    """All of a few values; of many, as interpolated masks have them, the ends."""
+    if len(labels) > most:
+        return f"{labels[0]:g} .. {labels[-1]:g} ({len(labels)})"
+    return " ".join(f"{label:g}" for label in labels) or "-"
+
+
+def _lines(what: str, texts: Iterable[str]) -> list[Text]:
+    return [Text.assemble((f"{what}: ", "bold yellow"), text) for text in texts]
