@@ -44,3 +44,19 @@ def stem_of(path: Path) -> str:
     """The name of a volume file without its suffix."""
     ending = next(suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix))
     return path.name[: len(path.name) - len(ending)]
+
+
+def below(folder: Path, name: str) -> Path | None:
+    """`folder` itself if it is called `name`, else the folder of this name in it or one or two levels further down."""
+    if folder.name == name:
+        return folder
+    for pattern in (name, f"*/{name}", f"*/*/{name}"):
+        if found := sorted(path for path in folder.glob(pattern) if path.is_dir()):
+            return found[0]
+    return None
+
+
+def count_of(paths: list[Path], what: str) -> str:
+    """`3 volumes without a mask (a, b, ...)`, for a line of what was skipped."""
+    names = ", ".join(path.name for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
+    return f"{paths[0].parent}: {len(paths)} {'volume' if len(paths) == 1 else 'volumes'} {what} ({names})"

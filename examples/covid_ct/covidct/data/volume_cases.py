@@ -38,12 +38,15 @@ class Case:
         return (self.image, self.lesion, *self.lungs)
 
 
-def find_cases(folder: Path) -> tuple[Case, ...]:
+def find_cases(folder: Path, suffixes: tuple[str, ...] = SUFFIXES, faults: list[str] | None = None) -> tuple[Case, ...]:
     """The cases of `folder`, by their names, in natural order.
 
     Known layouts: a folder a case (`CASE/ct.nii.gz`, `CASE/nodule.nii.gz`), or one such folder itself; nnU-Net's
     raw data (`imagesTr/CASE_0000.nii.gz` or `imagesTr/CASE.nii.gz`, `labelsTr/CASE.nii.gz`); a flat folder
     (`CASE.nii.gz`, `CASE_mask.nii.gz`). Hidden files are skipped, and with them macOS' `._*`.
+
+    suffixes: of the files that are volumes. faults: where it is given, what is wrong with one case is added to it and
+    the others are returned.
 
     Raises InputError if there is no volume, a volume has no mask or the reverse, or several could be the mask.
     """
@@ -52,36 +55,49 @@ def find_cases(folder: Path) -> tuple[Case, ...]:
             f"{folder} {'is a file' if folder.exists() else 'does not exist'}; give a folder of CT volumes"
         )
     if (folder / "imagesTr").is_dir():
-        return _nnunet(folder)
-    here = _volumes(folder)
+        return _nnunet(folder, suffixes, faults)
+    here = _volumes(folder, suffixes)
     if here:
         is_case = any(_is_image(stem, folder) for stem in here)
-        return (_case(folder, here),) if is_case else _flat(folder, here)
+        return (_case(folder, here),) if is_case else _flat(here, faults)
     below = sorted((path for path in entries(folder) if path.is_dir()), key=lambda path: natural_key(path.name))
-    cases = tuple(_case(path, found) for path in below if (found := _volumes(path)))
-    if not cases:
+    cases = []
+    for path in below:
+        if found := _volumes(path, suffixes):
+            try:
+                cases.append(_case(path, found))
+            except InputError as error:
+                _fault(str(error), faults)
+    if not cases and not faults:
         raise InputError(
-            f"{folder} holds no CT volume: looked for *.nii.gz and *.nii in it, in its folders and in imagesTr, "
+            f"{folder} holds no CT volume: looked for {' and '.join(f'*{suffix}' for suffix in suffixes)} in it, in its folders and in imagesTr, "
             f"found {_listed(path.name for path in entries(folder))}; "
             "give a folder with one folder a case (ct.nii.gz, lesion.nii.gz), with imagesTr and labelsTr, "
             "or with X.nii.gz and X_mask.nii.gz"
         )
-    return cases
+    return tuple(cases)
 
 
-def stem_of(path: Path) -> str:
-    """The name of a volume without `.nii.gz` or `.nii`."""
-    return next(path.name[: -len(suffix)] for suffix in SUFFIXES if path.name.endswith(suffix))
+def stem_of(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> str:
+    """The name of a volume without its suffix, `.nii.gz` or `.nii` by default."""
+    return next(path.name[: -len(suffix)] for suffix in suffixes if path.name.endswith(suffix))
 
 
-def _volumes(folder: Path) -> dict[str, Path]:
+def _fault(message: str, faults: list[str] | None) -> None:
+    if faults is None:
+        raise InputError(message)
+    faults.append(message)
+
+
+def _volumes(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(entries(folder), key=lambda path: natural_key(path.name)):
-        if path.name.startswith(".") or not path.name.endswith(SUFFIXES) or not path.is_file():
+        if path.name.startswith(".") or not path.name.endswith(suffixes) or not path.is_file():
             continue
-        if stem_of(path) in found:
-            raise InputError(f"{path} and {found[stem_of(path)].name} are the same volume twice; remove one of them")
-        found[stem_of(path)] = path
+        stem = stem_of(path, suffixes)
+        if stem in found:
+            raise InputError(f"{path} and {found[stem].name} are the same volume twice; remove one of them")
+        found[stem] = path
     return found
 
 
@@ -107,27 +123,27 @@ def _case(folder: Path, volumes: dict[str, Path]) -> Case:
     return Case(name=folder.name, image=image[0], lesion=lesion[0], lungs=tuple(lungs))
 
 
-def _nnunet(folder: Path) -> tuple[Case, ...]:
-    images, labels = _volumes(folder / "imagesTr"), {}
+def _nnunet(folder: Path, suffixes: tuple[str, ...], faults: list[str] | None) -> tuple[Case, ...]:
+    images, labels = _volumes(folder / "imagesTr", suffixes), {}
     if (folder / "labelsTr").is_dir():
-        labels = _volumes(folder / "labelsTr")
+        labels = _volumes(folder / "labelsTr", suffixes)
     if not images:
         raise InputError(f"{folder / 'imagesTr'} is empty: no *.nii.gz and no *.nii in it; put the volumes there")
     cases: dict[str, Case] = {}
     for stem, path in images.items():
         name = re.sub(r"_0000$", "", stem)
         if name not in labels:
-            raise InputError(
-                f"{path} has no mask: {folder / 'labelsTr' / name}.nii.gz is missing; add it or remove the image"
-            )
+            missing = f"{folder / 'labelsTr' / name}.nii.gz is missing; add it or remove the image"
+            _fault(f"{path} has no mask: {missing}", faults)
+            continue
         cases[name] = Case(name=name, image=path, lesion=labels[name])
     for name, path in labels.items():
         if name not in cases:
-            raise InputError(f"{path} has no image: {folder / 'imagesTr' / name}_0000.nii.gz is missing; add it")
+            _fault(f"{path} has no image: {folder / 'imagesTr' / name}_0000.nii.gz is missing; add it", faults)
     return tuple(cases.values())
 
 
-def _flat(folder: Path, volumes: dict[str, Path]) -> tuple[Case, ...]:
+def _flat(volumes: dict[str, Path], faults: list[str] | None) -> tuple[Case, ...]:
     masks = {stem: path for stem, path in volumes.items() if stem.lower().endswith(MASK_ENDINGS)}
     images = {stem: path for stem, path in volumes.items() if stem not in masks}
     cases = []
@@ -137,10 +153,11 @@ def _flat(folder: Path, volumes: dict[str, Path]) -> tuple[Case, ...]:
         if len(own) != 1:
             wanted = " or ".join(f"{name}{ending}.nii.gz" for ending in MASK_ENDINGS)
             what = f"{len(own)} masks ({_listed(own)})" if own else "no mask"
-            raise InputError(f"{path} has {what}: exactly one of {wanted} must lie beside it")
+            _fault(f"{path} has {what}: exactly one of {wanted} must lie beside it", faults)
+            continue
         cases.append(Case(name=name, image=path, lesion=masks.pop(own[0])))
     for path in masks.values():
-        raise InputError(f"{path} has no image beside it; add the CT volume or remove the mask")
+        _fault(f"{path} has no image beside it; add the CT volume or remove the mask", faults)
     return tuple(cases)
 
 

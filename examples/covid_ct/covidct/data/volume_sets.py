@@ -7,7 +7,15 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from covidct.data.covid_19_20 import read_covid_19_20
 from covidct.data.covid_ct_20 import read_covid_ct_20
+from covidct.data.lits import read_lits
+from covidct.data.medseg import read_medseg
+from covidct.data.mosmed import read_mosmed
+from covidct.data.msd_lung import read_msd_lung
+from covidct.data.nnunet_raw import read_nnunet_raw
+from covidct.data.nsclc_pe import read_nsclc_pe
+from covidct.data.plain_folder import read_plain_folder
 from covidct.data.set_files import VolumeSet
 from covidct.data.volumes import CaseFacts
 from covidct.errors import InputError
@@ -16,6 +24,14 @@ __all__ = ["READERS", "VolumeSet", "describe", "read_volume_set"]
 
 READERS: Mapping[str, Callable[[Path], VolumeSet]] = {
     "covid-ct-20": read_covid_ct_20,
+    "msd-lung": read_msd_lung,
+    "nsclc-pe": read_nsclc_pe,
+    "lits": read_lits,
+    "covid-19-20": read_covid_19_20,
+    "mosmed": read_mosmed,
+    "medseg": read_medseg,
+    "nnunet-raw": read_nnunet_raw,
+    "folder": read_plain_folder,
 }
 
 
@@ -43,7 +59,7 @@ def read_volume_set(name: str, folder: Path) -> VolumeSet:
 def describe(found: VolumeSet, facts: Mapping[str, CaseFacts]) -> Group:
     """What was found, to print with rich: the cases that `facts` (by name) knows, what is odd, what was skipped.
 
-    The columns of the table are name, voxels and spacing (z, y, x), what the image holds, mask values, and lesion volume.
+    Columns: name, voxels and spacing (z, y, x), what the image holds, mask values, lesion volume.
     """
     table = Table(title=f"{found.name}: {len(found.cases)} cases, {len(facts)} readable", title_justify="left")
     for heading in ("case", "voxels (z y x)", "spacing, mm", "values", "mask values", "lesion, ml"):

@@ -1,0 +1,36 @@
+"""LiTS, tumours of the liver, as its challenge and as the Medical Segmentation Decathlon (Task03_Liver) give it."""
+
+import re
+from pathlib import Path
+
+from covidct.data.nnunet_raw import nnunet_cases
+from covidct.data.set_files import VolumeSet, below, volumes_in
+from covidct.data.slices import natural_key
+from covidct.data.volumes import VolumeCase
+
+LESION, ALLOWED = (2,), (0, 1, 2)
+
+
+def read_lits(folder: Path) -> VolumeSet:
+    """`volume-N.nii` and `segmentation-N.nii`, in `folder` or the batches below it; or Task03_Liver's imagesTr.
+
+    Label 1 is liver, 2 tumour, the lesion here. Volumes 28 to 47 are those of 3D-IRCADb and say 1 mm as the
+    distance of their slices, whatever it was.
+    """
+    root = below(folder, "Task03_Liver") or folder
+    if (root / "imagesTr").is_dir():
+        return VolumeSet("lits", *nnunet_cases(root, LESION, ALLOWED))
+    skipped: list[str] = []
+    files: dict[str, Path] = {}
+    for place in (folder, *sorted(path for path in folder.rglob("*") if path.is_dir())):
+        files |= volumes_in(place, skipped)
+    cases = []
+    for stem, path in sorted(files.items(), key=lambda item: natural_key(item[0])):
+        if not (number := re.fullmatch(r"volume-(\d+)", stem)):
+            continue
+        mask = files.get(f"segmentation-{number[1]}")
+        if mask is None:
+            skipped.append(f"{path}: there is no segmentation-{number[1]}.nii; test volumes have none")
+        else:
+            cases.append(VolumeCase(stem, path, mask, LESION, ALLOWED, (), "hu", patient=stem))
+    return VolumeSet("lits", tuple(cases), tuple(skipped))
