@@ -69,8 +69,9 @@ def find_cases(folder: Path, suffixes: tuple[str, ...] = SUFFIXES, faults: list[
             except InputError as error:
                 _fault(str(error), faults)
     if not cases and not faults:
+        wanted = " and ".join(f"*{suffix}" for suffix in suffixes)
         raise InputError(
-            f"{folder} holds no CT volume: looked for {' and '.join(f'*{suffix}' for suffix in suffixes)} in it, in its folders and in imagesTr, "
+            f"{folder} holds no CT volume: looked for {wanted} in it, in its folders and in imagesTr, "
             f"found {_listed(path.name for path in entries(folder))}; "
             "give a folder with one folder a case (ct.nii.gz, lesion.nii.gz), with imagesTr and labelsTr, "
             "or with X.nii.gz and X_mask.nii.gz"
