@@ -85,8 +85,12 @@ def test_window(hu, grey):
 
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
-def test_other_formats(make_case, expected, tmp_path, suffix):
+def test_other_formats(make_case, chest, expected, tmp_path, suffix):
     case = make_case()
+    affine = np.diag([-2.0, -2.0, 3.0, 1.0])
+    affine[:3, 3] = 30, -20, 50
+    for path, values in zip((case.image, case.mask), chest(), strict=True):
+        save(path, values, affine)
     for name in ("case", "case_mask"):
         sitk.WriteImage(sitk.ReadImage(tmp_path / f"{name}.nii.gz"), tmp_path / f"{name}{suffix}")
     volume = load_volume(replace(case, image=tmp_path / f"case{suffix}", mask=tmp_path / f"case_mask{suffix}"))
