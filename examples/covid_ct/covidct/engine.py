@@ -27,8 +27,15 @@ from relcons import DualEncoderOutput
 
 
 def make_fabric(config: Config) -> Fabric:
-    """All accelerators that Lightning Fabric finds, else the CPU, in the run's precision."""
-    return Fabric(accelerator="auto", devices="auto", precision=FABRIC_PRECISION[config.precision])
+    """All accelerators that Lightning Fabric finds, else the CPU, in the run's precision.
+
+    Under torchrun the processes that it started; `fabric run` says for itself what it wants.
+    """
+    devices, nodes = "auto", 1
+    if torch.distributed.is_torchelastic_launched() and "LT_DEVICES" not in os.environ:
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    return Fabric(accelerator="auto", devices=devices, num_nodes=nodes, precision=FABRIC_PRECISION[config.precision])
 
 
 class Trainer:
