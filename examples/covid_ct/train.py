@@ -1,5 +1,6 @@
 """Train one system of the paper, evaluate it and draw its pictures. `python train.py --help` lists the arguments."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,7 +53,8 @@ def run(task: Task, arguments: Arguments, console: Console) -> None:
     if rank_zero_only.rank == 0:
         prepare(task.run, config, sum(p.numel() for p in model.parameters()), resume=arguments.resume)
     fabric = make_fabric(config)
-    fabric.launch()
+    if "LT_CLI_USED" not in os.environ:  # `fabric run` has launched it already
+        fabric.launch()
     folder = Path(fabric.broadcast(str(task.run)))
     trainer = Trainer(fabric, config, folder, model, data)
     _introduce(task, data, trainer, console)
