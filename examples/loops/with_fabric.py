@@ -1,0 +1,27 @@
+"""The training loop in Lightning Fabric: devices, processes and precision are arguments of `Fabric`."""
+
+from discs import batches, build, make_optimizer, show
+from lightning_fabric import Fabric
+
+
+def train(seed: int = 0, accelerator: str = "auto") -> list[float]:
+    """Train for one epoch; the loss of every step."""
+    fabric = Fabric(accelerator=accelerator, devices=1)
+    fabric.launch()
+    model, segmentation, relation = build(seed)
+    model, optimizer = fabric.setup(model, make_optimizer(model.parameters()))
+    relation.to(fabric.device)
+    losses = []
+    for batch in fabric.setup_dataloaders(batches()):
+        out = model(batch["image"], source=batch["source"])
+        loss = segmentation(out.logits, batch["mask"]) + relation(out)
+        optimizer.zero_grad()
+        fabric.backward(loss)
+        optimizer.step()
+        relation.step()
+        losses.append(loss.item())
+    return losses
+
+
+if __name__ == "__main__":
+    show(train())
