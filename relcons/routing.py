@@ -1,10 +1,11 @@
 """Which loss may move which parameters: routes, and a check that nothing leaks."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 __all__ = ["GradientRouter"]
 
@@ -22,7 +23,8 @@ class GradientRouter:
         optimizer: the optimiser over all routed parameters (one, with parameter groups as needed).
         routes: loss name -> what that loss may move: modules, parameters, or names of ``model``'s
             submodules or parameters; ``model.routes()`` gives them for relcons models.
-        model: the module that names are looked up in and that parameters are named after.
+        model: the module that names are looked up in and that parameters are named after; give the
+            DistributedDataParallel itself, not its ``module``, to be told what it would wait for.
         backward: called as ``backward(loss, inputs=..., retain_graph=...)`` in place of
             ``loss.backward``: ``fabric.backward``, ``accelerator.backward``. One that scales the loss
             itself and ``step(scaler=...)`` exclude each other.
@@ -30,7 +32,8 @@ class GradientRouter:
     Raises:
         TypeError: a route holds something else than the above, or a name is given without ``model``.
         ValueError: a route is empty, a name is not in ``model``, or a routed trainable parameter is
-            not in the optimiser.
+            not in the optimiser; ``model`` is a DistributedDataParallel and a trainable parameter is
+            on no route.
 
     Source: Zhang et al. 2021, Algorithm 1, lines 9 to 11. The term "gradient routing" is also used
     for data-dependent masks (Cloud et al. 2024, arXiv 2410.04332), which this is not.
@@ -52,10 +55,12 @@ class GradientRouter:
         backward: Callable[..., Any] | None = None,
     ) -> None:
         self.optimizer = optimizer
+        self._model = model
         self._backward = torch.autograd.backward if backward is None else backward
-        self._routes = {name: _parameters(name, route, model) for name, route in routes.items()}
+        module = model.module if isinstance(model, DistributedDataParallel) else model
+        self._routes = {name: _parameters(name, route, module) for name, route in routes.items()}
         optimised = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        named = dict(model.named_parameters()) if model is not None else {}
+        named = dict(module.named_parameters()) if module is not None else {}
         self._names = {parameter: name for name, parameter in named.items()}
         for number, parameter in enumerate(optimised):
             self._names.setdefault(parameter, f"parameter {number} of the optimiser")
@@ -67,28 +72,36 @@ class GradientRouter:
                         f"{tuple(parameter.shape)}, which the optimiser does not update; give the optimiser "
                         "every routed parameter, or freeze those that should stay"
                     )
+        if isinstance(model, DistributedDataParallel):
+            routed = set().union(*self._routes.values())
+            self._check_complete("routes", routed, "put every trainable parameter on a route, or freeze the others")
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Add each loss's gradient to ``.grad`` of the parameters on its route, and of no others.
 
-        Losses with the same route share one pass.
+        Every parameter takes part in one pass only, that of the sum of its losses: what
+        DistributedDataParallel asks for, which averages a gradient as soon as it is there.
 
         Raises:
-            ValueError: ``losses`` has a name without a route.
+            ValueError: ``losses`` has a name without a route or is no scalar; ``model`` is a
+                DistributedDataParallel, about to average, and a parameter gets no gradient.
         """
-        groups: dict[frozenset[nn.Parameter], list[Tensor]] = {}
+        reaching: dict[nn.Parameter, tuple[str, ...]] = {}
         for name, loss in losses.items():
             if loss.numel() != 1:
                 raise ValueError(f"loss {name!r} must be a scalar, got {tuple(loss.shape)}; take its mean or sum")
-            groups.setdefault(frozenset(self._route(name)), []).append(loss.reshape(()))
-        passes = [
-            (torch.stack(together).sum(), [p for p in self._names if p in route and p.requires_grad])
-            for route, together in groups.items()
-            if any(loss.requires_grad for loss in together)
-        ]
-        for number, (loss, inputs) in enumerate(passes, start=1):
-            if inputs:
-                self._backward(loss, inputs=inputs, retain_graph=number < len(passes))
+            for parameter in self._route(name):
+                if parameter.requires_grad and loss.requires_grad:
+                    reaching[parameter] = (*reaching.get(parameter, ()), name)
+        if isinstance(self._model, DistributedDataParallel) and self._model.require_backward_grad_sync:
+            self._check_complete("losses", reaching, "pass all losses in one call, or accumulate in model.no_sync()")
+        passes: dict[tuple[str, ...], list[nn.Parameter]] = {}
+        for parameter in reversed(self._names):  # the deepest pass last: it frees the graph
+            if parameter in reaching:
+                passes.setdefault(reaching[parameter], []).append(parameter)
+        for number, (names, inputs) in enumerate(passes.items(), start=1):
+            loss = torch.stack([losses[name].reshape(()) for name in names]).sum()
+            self._backward(loss, inputs=inputs, retain_graph=number < len(passes))
 
     def step(
         self,
@@ -148,6 +161,17 @@ class GradientRouter:
                 if grad is not None and parameter not in route
             ]
         return leaks
+
+    def _check_complete(self, what: str, reached: Collection[nn.Parameter], fix: str) -> None:
+        """Refuse what DistributedDataParallel would wait for in vain."""
+        missed = [
+            name for parameter, name in self._names.items() if parameter.requires_grad and parameter not in reached
+        ]
+        if missed:
+            raise ValueError(
+                f"{what} leave {len(missed)} trainable parameters without a gradient ({missed[0]} first), for which "
+                f"DistributedDataParallel would wait; {fix}"
+            )
 
     def _route(self, name: str) -> list[nn.Parameter]:
         if name not in self._routes:
