@@ -32,8 +32,8 @@ class GradientRouter:
     Raises:
         TypeError: a route holds something else than the above, or a name is given without ``model``.
         ValueError: a route is empty, a name is not in ``model``, or a routed trainable parameter is
-            not in the optimiser; ``model`` is a DistributedDataParallel and a trainable parameter is
-            on no route.
+            not in the optimiser; parameters are sharded (FSDP2); ``model`` is a
+            DistributedDataParallel and a trainable parameter is on no route.
 
     Source: Zhang et al. 2021, Algorithm 1, lines 9 to 11. The term "gradient routing" is also used
     for data-dependent masks (Cloud et al. 2024, arXiv 2410.04332), which this is not.
@@ -64,17 +64,7 @@ class GradientRouter:
         self._names = {parameter: name for name, parameter in named.items()}
         for number, parameter in enumerate(optimised):
             self._names.setdefault(parameter, f"parameter {number} of the optimiser")
-        for name, parameters in self._routes.items():
-            for parameter in set(parameters) - set(optimised):
-                if parameter.requires_grad:
-                    raise ValueError(
-                        f"route {name!r} holds {self._names.get(parameter, 'a parameter')} of shape "
-                        f"{tuple(parameter.shape)}, which the optimiser does not update; give the optimiser "
-                        "every routed parameter, or freeze those that should stay"
-                    )
-        if isinstance(model, DistributedDataParallel):
-            routed = set().union(*self._routes.values())
-            self._check_complete("routes", routed, "put every trainable parameter on a route, or freeze the others")
+        self._check_routes(set(optimised))
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Add each loss's gradient to ``.grad`` of the parameters on its route, and of no others.
@@ -161,6 +151,26 @@ class GradientRouter:
                 if grad is not None and parameter not in route
             ]
         return leaks
+
+    def _check_routes(self, optimised: set[nn.Parameter]) -> None:
+        """Refuse routes that no gradient could go, or that leave DistributedDataParallel waiting."""
+        for name, parameters in self._routes.items():
+            if any(hasattr(parameter, "full_tensor") for parameter in parameters):
+                raise ValueError(
+                    f"route {name!r} holds sharded parameters: FSDP2 computes with copies of them, which no gradient "
+                    "can be routed to; call backward() on the sum of the losses, for models that stop the others "
+                    "themselves as DualEncoderUNet does, or use DistributedDataParallel"
+                )
+            for parameter in set(parameters) - optimised:
+                if parameter.requires_grad:
+                    raise ValueError(
+                        f"route {name!r} holds {self._names.get(parameter, 'a parameter')} of shape "
+                        f"{tuple(parameter.shape)}, which the optimiser does not update; give the optimiser "
+                        "every routed parameter, or freeze those that should stay"
+                    )
+        if isinstance(self._model, DistributedDataParallel):
+            routed = set().union(*self._routes.values())
+            self._check_complete("routes", routed, "put every trainable parameter on a route, or freeze the others")
 
     def _check_complete(self, what: str, reached: Collection[nn.Parameter], fix: str) -> None:
         """Refuse what DistributedDataParallel would wait for in vain."""
