@@ -1,0 +1,121 @@
+"""train.py in two processes, started by torchrun and by `fabric run`, against one process on the joined batch."""
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sysconfig
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import covidct.engine
+import pytest
+import torch
+from covidct.config import Config, read_config
+from covidct.datasets import read_run_data
+from covidct.engine import Trainer
+from covidct.segmentation_loss import segmentation_loss
+from covidct.systems import build_model
+from lightning_fabric import Fabric
+from rich.console import Console
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = {
+    "torchrun": ["torchrun", "--standalone", "--nproc-per-node", "2"],
+    "fabric": ["fabric", "run", "--accelerator", "cpu", "--devices", "2"],
+}
+
+
+@pytest.fixture
+def start(
+    tmp_path: Path, write_covid: Callable[..., Path], chest: Callable[..., Any], save_volume: Callable[..., Path]
+) -> Callable[[str], Path]:
+    """A function that starts train.py with one of the commands on a small data set, and gives the run folder."""
+    data = write_covid(tmp_path / "data", [str(number) for number in range(6)])
+    for name, values in zip(("ct", "lesion"), chest(), strict=True):
+        save_volume(tmp_path / "source" / "case" / f"{name}.nii.gz", values)
+
+    def run(command: str) -> Path:
+        launcher, *options = COMMANDS[command]
+        if command == "fabric":
+            pytest.importorskip("click")
+            options += ["--main-port", str(free_port())]
+        script = [ROOT / "examples/covid_ct/train.py", "--data", data, "--source", tmp_path / "source"]
+        arguments = ["--preset", "demo", "--fold", "0", "--steps", "3", "--output", tmp_path / command]
+        done = subprocess.run(
+            [Path(sysconfig.get_path("scripts")) / launcher, *options, *script, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=500,
+            env=environment(tmp_path),
+        )
+        assert done.returncode == 0, done.stderr
+        assert "2 processes" in done.stdout
+        return tmp_path / command
+
+    return run
+
+
+def environment(folder: Path) -> dict[str, str]:
+    paths = (str(ROOT), str(ROOT / "examples/covid_ct"))
+    return os.environ | {
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(paths),
+        "XDG_CACHE_HOME": str(folder / "cache"),
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    text = (run / "metrics.jsonl").read_text(encoding="utf-8")
+    return [
+        {name: value for name, value in json.loads(line).items() if name != "seconds"} for line in text.splitlines()
+    ]
+
+
+def each_process_by_itself(outputs: Any, masks: Tensor) -> Tensor:
+    """The mean over two processes of the segmentation loss, whose Dice is over a process's whole batch."""
+    halves = [[output.chunk(2)[half] for output in outputs] for half in range(2)]
+    return torch.stack([segmentation_loss(*pair) for pair in zip(halves, masks.chunk(2), strict=True)]).mean()
+
+
+def joined(config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+    """The model of one process that takes both batches in every step."""
+    monkeypatch.setattr(covidct.engine, "segmentation_loss", each_process_by_itself)
+    config = replace(config, batch_size=2 * config.batch_size, workers=0)
+    folder.mkdir()
+    model = build_model(config)
+    trainer = Trainer(Fabric(accelerator="cpu", devices=1), config, folder, model, read_run_data(config))
+    trainer.train(Console(file=io.StringIO()))
+    return model
+
+
+def test_two_processes(start: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both commands give the same run, and it is that of one process: relations over the joined batch."""
+    by_torchrun, by_fabric = start("torchrun"), start("fabric")
+    assert lines(by_torchrun) == lines(by_fabric)
+    assert (by_torchrun / "model.safetensors").read_bytes() == (by_fabric / "model.safetensors").read_bytes()
+    config = read_config(by_torchrun / "config.json")
+    found = load_file(by_torchrun / "model.safetensors")
+    model = joined(config, tmp_path / "joined", monkeypatch)
+    first = dict(build_model(config).named_parameters())
+    for part in ("general_encoders", "target_encoder", "decoder"):
+        names = [name for name, _ in model.named_parameters() if name.startswith(part)]
+        moved = torch.cat([(found[name] - first[name]).flatten() for name in names])
+        meant = torch.cat([(model.get_parameter(name) - first[name]).flatten() for name in names])
+        # Three steps in float32; a gradient of another batch is off by a tenth and more.
+        assert (moved - meant).norm() < 5e-3 * meant.norm(), (part, (moved - meant).norm() / meant.norm())
