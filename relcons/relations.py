@@ -20,7 +20,8 @@ class GramRelation(nn.Module):
         sync: in training mode and with ``torch.distributed`` initialised, average over the global
             batch, each process weighted by its batch size, differentiably: gradients averaged by
             DistributedDataParallel then equal those of one process on the joined batch. Feature maps
-            must have the same size in every process; one map per call travels each way.
+            must have the same size in every process; one map per call travels each way. Without it
+            every process relates its own batch, and the averaged gradient is the mean of theirs.
         eps: share of the largest row norm below which a channel counts as dead.
 
     Raises:

@@ -158,6 +158,8 @@ def test_site_builds_strictly_with_every_public_name(tmp_path: Path) -> None:
     assert [name for name in relcons.__all__ if name != "functional" and f"relcons.{name}" not in listed] == []
     # Highlighted prompts: an example that is not recognised as one turns into a quotation.
     assert 'class="gp"' in (tmp_path / "api/losses/index.html").read_text(encoding="utf-8")
+    for page, shown in (("tutorials/first-model", "DiceLoss"), ("guides/loops", "prepare_batch")):
+        assert shown in (tmp_path / page / "index.html").read_text(encoding="utf-8"), page
     index = (tmp_path / "index.html").read_text(encoding="utf-8")
     for picture in ("assets/relations.png", "assets/predictions.png"):
         assert f'src="{picture}"' in index

@@ -209,3 +209,19 @@ def test_averaged_weights_of_a_frozen_general_encoder() -> None:
     out = averaged(step.x, features=True)
     (segmentation_loss(out.logits, step.labels) + RelationLoss(general=False)(out)).backward()
     assert {name.partition(".")[0] for name in gradients(averaged.module)} == {"target_encoder", "decoder", "head"}
+
+
+def test_the_optimiser_can_count_the_steps_of_the_ramp_up() -> None:
+    """One step per step of the optimiser, and none for a step that GradScaler skips."""
+    parameter = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    relation = RelationLoss(weight=SCHEDULE)
+    optimizer.register_step_post_hook(lambda *_: relation.step())
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    for factor in (1.0, float("inf"), 1.0):
+        scaler.scale(factor * parameter.sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    assert int(relation.get_extra_state()) == 2
+    assert relation.current_weight.item() == pytest.approx(SCHEDULE(2))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from relcons import DualEncoderUNet, GaussianRampUp, RelationLoss
 
+# --8<-- [start:build]
 STEPS = 10
 SIZE = 48
 
@@ -40,6 +41,9 @@ def build(seed: int = 0) -> tuple[DualEncoderUNet, torch.nn.Module, RelationLoss
 
 def make_optimizer(parameters: Iterator[torch.nn.Parameter] | list[dict]) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
+
+
+# --8<-- [end:build]
 
 
 def show(losses: list[float]) -> None:

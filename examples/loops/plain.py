@@ -1,5 +1,6 @@
 """The training loop in plain PyTorch."""
 
+# --8<-- [start:train]
 from discs import batches, build, make_optimizer, show
 
 
@@ -17,6 +18,9 @@ def train(seed: int = 0) -> list[float]:
         relation.step()
         losses.append(loss.item())
     return losses
+
+
+# --8<-- [end:train]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The training loop in Lightning Fabric: devices, processes and precision are arguments of `Fabric`."""
 
+# --8<-- [start:train]
 from discs import batches, build, make_optimizer, show
 from lightning_fabric import Fabric
 
@@ -21,6 +22,9 @@ def train(seed: int = 0, accelerator: str = "auto") -> list[float]:
         relation.step()
         losses.append(loss.item())
     return losses
+
+
+# --8<-- [end:train]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The training loop in Lightning: `RelConsModule` and its `Trainer`."""
 
+# --8<-- [start:train]
 from discs import batches, build, make_optimizer, show
 from pytorch_lightning import Callback, LightningModule, Trainer
 
@@ -33,6 +34,9 @@ def train(seed: int = 0, accelerator: str = "auto") -> list[float]:
     )
     trainer.fit(RelConsModule(*build(seed), make_optimizer), batches())
     return losses.values
+
+
+# --8<-- [end:train]
 
 
 if __name__ == "__main__":

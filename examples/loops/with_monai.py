@@ -1,5 +1,6 @@
 """The training loop in MONAI's SupervisedTrainer: `prepare_batch` hands the source images to the model."""
 
+# --8<-- [start:train]
 import torch
 from discs import batches, build, make_optimizer, show
 from ignite.engine import Engine
@@ -40,6 +41,9 @@ def train(seed: int = 0, device: str = "cpu") -> list[float]:
 
     trainer.run()
     return losses
+
+
+# --8<-- [end:train]
 
 
 if __name__ == "__main__":

@@ -173,7 +173,11 @@ class MultiEncoderUNet(nn.Module):
         )
 
     def freeze_general(self, freeze: bool = True) -> None:
-        """Freeze the general encoders, norm statistics included and through ``.train()``, or thaw them."""
+        """Freeze the general encoders, norm statistics included and through ``.train()``, or thaw them.
+
+        For methods whose losses never reach them; before DistributedDataParallel, which waits for a
+        gradient of every parameter that is trainable when it wraps the model.
+        """
         if freeze and self._frozen is None:
             trainable = [(name, p) for name, p in self.general_encoders.named_parameters() if p.requires_grad]
             for _, parameter in trainable:
