@@ -1,4 +1,4 @@
-"""train.py in two processes, started by torchrun and by `fabric run`, against one process on the joined batch."""
+"""train.py in two processes, started by torchrun, by `fabric run` and as two nodes, against one process."""
 
 import io
 import json
@@ -27,9 +27,13 @@ from torch import Tensor, nn
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
+PORT = "{port}"
+NODES = ["torchrun", "--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", PORT]
+# What one machine types, or each of several; here all of them are this one.
 COMMANDS = {
-    "torchrun": ["torchrun", "--standalone", "--nproc-per-node", "2"],
-    "fabric": ["fabric", "run", "--accelerator", "cpu", "--devices", "2"],
+    "torchrun": [["torchrun", "--standalone", "--nproc-per-node", "2"]],
+    "fabric": [["fabric", "run", "--accelerator", "cpu", "--devices", "2", "--main-port", PORT]],
+    "nodes": [[*NODES, "--node-rank", "0"], [*NODES, "--node-rank", "1"]],
 }
 
 
@@ -37,31 +41,40 @@ COMMANDS = {
 def start(
     tmp_path: Path, write_covid: Callable[..., Path], chest: Callable[..., Any], save_volume: Callable[..., Path]
 ) -> Callable[[str], Path]:
-    """A function that starts train.py with one of the commands on a small data set, and gives the run folder."""
+    """A function that starts train.py in one of these ways on a small data set, and gives the run folder."""
     data = write_covid(tmp_path / "data", [str(number) for number in range(6)])
     for name, values in zip(("ct", "lesion"), chest(), strict=True):
         save_volume(tmp_path / "source" / "case" / f"{name}.nii.gz", values)
 
-    def run(command: str) -> Path:
-        launcher, *options = COMMANDS[command]
-        if command == "fabric":
-            pytest.importorskip("click")
-            options += ["--main-port", str(free_port())]
+    def run(way: str) -> Path:
+        port = str(free_port())
         script = [ROOT / "examples/covid_ct/train.py", "--data", data, "--source", tmp_path / "source"]
-        arguments = ["--preset", "demo", "--fold", "0", "--steps", "3", "--output", tmp_path / command]
-        done = subprocess.run(
-            [Path(sysconfig.get_path("scripts")) / launcher, *options, *script, *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=500,
-            env=environment(tmp_path),
-        )
-        assert done.returncode == 0, done.stderr
-        assert "2 processes" in done.stdout
-        return tmp_path / command
+        arguments = ["--preset", "demo", "--fold", "0", "--steps", "3", "--output", tmp_path / way]
+        started = [
+            subprocess.Popen(
+                [
+                    scripts() / launcher,
+                    *(port if option == PORT else option for option in options),
+                    *script,
+                    *arguments,
+                ],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment(tmp_path),
+            )
+            for launcher, *options in COMMANDS[way]
+        ]
+        done = [process.communicate(timeout=500) for process in started]
+        assert [process.returncode for process in started] == [0] * len(started), done
+        assert "2 processes" in done[0][0]
+        return tmp_path / way
 
     return run
+
+
+def scripts() -> Path:
+    return Path(sysconfig.get_path("scripts"))
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -105,10 +118,12 @@ def joined(config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch) -> nn.
 
 
 def test_two_processes(start: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both commands give the same run, and it is that of one process: relations over the joined batch."""
-    by_torchrun, by_fabric = start("torchrun"), start("fabric")
-    assert lines(by_torchrun) == lines(by_fabric)
-    assert (by_torchrun / "model.safetensors").read_bytes() == (by_fabric / "model.safetensors").read_bytes()
+    """All commands give the same run, and it is that of one process: relations over the joined batch."""
+    pytest.importorskip("click", reason="the command line of Lightning Fabric")
+    by_torchrun, *others = (start(way) for way in COMMANDS)
+    for run in others:
+        assert lines(run) == lines(by_torchrun)
+        assert (run / "model.safetensors").read_bytes() == (by_torchrun / "model.safetensors").read_bytes()
     config = read_config(by_torchrun / "config.json")
     found = load_file(by_torchrun / "model.safetensors")
     model = joined(config, tmp_path / "joined", monkeypatch)

@@ -3,17 +3,18 @@
 import copy
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, StackDataset
+from torch.utils.data import DataLoader, Sampler, StackDataset
 
-from relcons import DualEncoderUNet, GaussianRampUp, MultiEncoderUNet, RelationLoss
+from relcons import DualEncoderUNet, GaussianRampUp, GramRelation, MultiEncoderUNet, RelationLoss
 from relcons.integrations.lightning import RelConsModule
 from tests.models.networks import dna_net, tiny_parts
 
@@ -49,7 +50,7 @@ def loader(batches: int = 4, *names: str) -> DataLoader:
 def trainer(folder: Path, **options: Any) -> Trainer:
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     options = {"enable_checkpointing": False, "max_epochs": 1, **quiet, **options}
-    return Trainer(accelerator="cpu", devices=1, default_root_dir=folder, **options)
+    return Trainer(accelerator="cpu", default_root_dir=folder, **{"devices": 1, **options})
 
 
 def step_of(module: RelConsModule) -> int:
@@ -211,6 +212,36 @@ def test_exception_in_batches() -> None:
 def test_automatic_optimisation() -> None:
     assert build().automatic_optimization
     assert isinstance(build(), LightningModule)
+
+
+class EveryNth(Sampler[int]):
+    """This process's share in the order of the data; Lightning's own sampler shuffles."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.numbers())
+
+    def __len__(self) -> int:
+        return len(self.numbers())
+
+    def numbers(self) -> range:
+        rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        return range(rank, 16, processes)
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path: Path) -> None:
+    """DistributedDataParallel, no parameter unused: the weights of one process with batches of twice the size."""
+    trained = []
+    for processes in (1, 2):
+        module = build(RelationLoss(SCHEDULE, relation=GramRelation(sync=True)))
+        data = DataLoader(loader(8).dataset, batch_size=4 // processes, sampler=EveryNth())
+        strategy = {"devices": 2, "strategy": "ddp_spawn", "use_distributed_sampler": False} if processes == 2 else {}
+        trainer(tmp_path, accumulate_grad_batches=2, **strategy).fit(module, data)
+        assert step_of(module) == 2
+        trained.append(module.model)
+    one, two = trained
+    for name, parameter in one.named_parameters():
+        torch.testing.assert_close(two.get_parameter(name), parameter, rtol=1e-5, atol=1e-6)
 
 
 CHOICE = """
