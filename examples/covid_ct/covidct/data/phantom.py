@@ -85,14 +85,22 @@ def phantom_root(cache: Path | None = None, seed: int = 0, *, progress: Progress
 
     Raises InputError if the folder cannot be written.
     """
-    root = _cache_folder(cache) / "relcons" / f"{VERSION}-seed{seed}"
+    root = cache_of(cache) / "relcons" / f"{VERSION}-seed{seed}"
+    return generated(root, lambda folder: write_phantoms(folder, seed=seed, progress=progress))
+
+
+def generated(root: Path, write: Callable[[Path], Any]) -> Path:
+    """`root`, filled on the first call by `write(folder)`, whole or not at all; `write` leaves MANIFEST in it last.
+
+    Raises InputError if the folder cannot be written.
+    """
     if _complete(root):
         return root
     temporary = root.with_name(f".{root.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         temporary.mkdir(parents=True)
         _remove_abandoned(root)
-        write_phantoms(temporary, seed=seed, progress=progress)
+        write(temporary)
         _move(temporary, root)
     except OSError as error:
         raise InputError(
@@ -104,7 +112,8 @@ def phantom_root(cache: Path | None = None, seed: int = 0, *, progress: Progress
     return root
 
 
-def _cache_folder(cache: Path | None) -> Path:
+def cache_of(cache: Path | None) -> Path:
+    """`cache`, by default $XDG_CACHE_HOME or ~/.cache."""
     if cache is not None:
         return Path(cache)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -156,10 +165,15 @@ def _write_source(folder: Path, seed: int, index: int) -> None:
     hu, mask, affine = source_case(seed, index)
     folder.mkdir(parents=True, exist_ok=True)
     for name, volume in (("ct", hu), ("lesion", mask)):
-        image = nibabel.Nifti1Image(volume, affine)
-        image.header.set_xyzt_units("mm")
-        content = io.BytesIO()
-        # No time stamp and no name inside: the same volume gives the same bytes.
-        with gzip.GzipFile(filename="", mode="wb", fileobj=content, compresslevel=3, mtime=0) as stream:
-            stream.write(image.to_bytes())
-        (folder / f"{name}.nii.gz").write_bytes(content.getvalue())
+        (folder / f"{name}.nii.gz").write_bytes(nifti(volume, affine))
+
+
+def nifti(volume: np.ndarray, affine: np.ndarray) -> bytes:
+    """The content of a .nii.gz file of `volume`; the same volume gives the same bytes."""
+    image = nibabel.Nifti1Image(volume, affine)
+    image.header.set_xyzt_units("mm")
+    content = io.BytesIO()
+    # No time stamp and no name inside.
+    with gzip.GzipFile(filename="", mode="wb", fileobj=content, compresslevel=3, mtime=0) as stream:
+        stream.write(image.to_bytes())
+    return content.getvalue()

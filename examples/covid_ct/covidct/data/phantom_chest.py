@@ -27,7 +27,16 @@ class Chest:
     def draw(cls, rng: np.random.Generator, level: float) -> "Chest":
         """A random patient whose vessels are dense around `level` (0 apex, 1 base)."""
         patient = Patient.draw(rng)
-        vessels = grow(rng, patient, level)
+        return cls._equip(rng, patient, grow(rng, patient, level))
+
+    @classmethod
+    def draw_whole(cls, rng: np.random.Generator) -> "Chest":
+        """A random patient with vessels from apex to base."""
+        patient = Patient.draw(rng)
+        return cls._equip(rng, patient, grow(rng, patient, 0.5, tips=900, reach=patient.height / 2))
+
+    @classmethod
+    def _equip(cls, rng: np.random.Generator, patient: Patient, vessels: Tree) -> "Chest":
         # Bronchi run beside the larger arteries.
         large = vessels.only((vessels.last > 1.5) & (vessels.first < 4))
         turn = rng.uniform(-np.pi, np.pi)
@@ -106,7 +115,7 @@ def _source_slice(
     chest.paint_bronchi(section)
     chest.paint_vessels(section)
     mask = lesion.paint(section)
-    _paint_table(section)
+    paint_table(section)
     hu = np.clip(np.rint(chest.scanner.scan(rng, section.hu, grid)), -1024, 3071).astype(np.int16)
     if circle:
         # Some scanners fill what lies outside the scanned circle with a value below air.
@@ -114,16 +123,21 @@ def _source_slice(
     return hu, mask
 
 
-def _paint_table(section: Section) -> None:
+def paint_table(section: Section, back: float | None = None) -> None:
+    """Add the scanner's table below `back`, by default the back of the body in this slice, in mm."""
     grid = section.grid
-    body = np.flatnonzero((section.hu > -500).any(axis=0))
-    top = grid.y[body[-1]] + 4 - 0.0012 * grid.x[:, None] ** 2
+    top = (back_of(section) if back is None else back) + 4 - 0.0012 * grid.x[:, None] ** 2
     below = grid.y[None, :] - top
     for depth in (0.0, 26.0):
         shell = coverage(1.4 - np.abs(below - depth), grid.spacing) * (section.hu < -500)
         section.blend(shell, -250.0)
     foam = ((below > 1.4) & (below < 24.6)).astype(np.float32) * (section.hu < -950)
     section.blend(foam, AIR + 60)
+
+
+def back_of(section: Section) -> float:
+    """Where the body ends at the back, in mm."""
+    return float(section.grid.y[np.flatnonzero((section.hu > -500).any(axis=0))[-1]])
 
 
 def _around_lungs(rng: np.random.Generator, patient: Patient, level: float) -> Grid:

@@ -39,7 +39,7 @@ class Covid:
         share = float(np.clip(np.exp(rng.normal(np.log(0.112), 0.85)), 0.008, 0.42))
         return cls(
             share=share,
-            foci=_draw_foci(rng, share),
+            foci=draw_foci(rng, share),
             glass=float(min(lung + rng.uniform(110, 400), -430)),
             edge=float(rng.uniform(0.08, 0.5)),
             consolidated=float(rng.beta(1.2, 2.5)) if rng.random() < 0.6 else 0.0,
@@ -54,16 +54,38 @@ class Covid:
 
     def paint(self, section: Section, area: float) -> Mask:
         """Paint the lesions over about `area` pixels and return their mask, (H, W)."""
-        grid = section.grid
         inside = section.lung > 0.5
-        near = _nearness(section, self.foci) + 0.38 * self.coarse(grid) + 0.26 * self.ragged(grid)
+        near = self.closeness(section, nearness(section, self.foci))
         count = int(np.clip(area, 12, 0.86 * inside.sum()))
         candidates = near[inside]
         level = np.partition(candidates, len(candidates) - count)[len(candidates) - count]
-        excess = near - level
-        mask = _tidy((excess > 0) & inside)
-        # Readers draw a smoother border than the lesion has.
-        excess = excess + 0.09 * self.grain(grid)
+        mask = _tidy((near - level > 0) & inside)
+        excess = self.border(section, near - level)
+        start = np.quantile(self.density(section, excess)[mask], self.aerated) if self.consolidated else np.inf
+        self.blend(section, excess, float(start))
+        return mask
+
+    @property
+    def aerated(self) -> float:
+        """The share of the lesions that is not consolidated."""
+        return 1 - 0.8 * self.consolidated
+
+    def closeness(self, section: Section, nearest: Array) -> Array:
+        """How near a pixel is to the middle of a lesion, (H, W), from `nearness`: irregular as lesions are."""
+        return np.asarray(nearest + 0.38 * self.coarse(section.grid) + 0.26 * self.ragged(section.grid))
+
+    def border(self, section: Section, excess: Array) -> Array:
+        """`excess`, (H, W), with the finer border that the lesion has and readers draw smoother."""
+        return np.asarray(excess + 0.09 * self.grain(section.grid))
+
+    def density(self, section: Section, excess: Array) -> Array:
+        """What decides where a lesion is consolidated, (H, W): its core first."""
+        grid = section.grid
+        return np.asarray(excess + 0.45 * self.clumps(grid) + 0.3 * self.ragged(grid) + 0.07 * self.grain(grid))
+
+    def blend(self, section: Section, excess: Array, start: float) -> None:
+        """Paint ground glass where `excess`, (H, W), is above 0, consolidation where the density is above `start`."""
+        grid = section.grid
         alpha = section.lung / (1 + np.exp(-np.clip(excess / self.edge * 2.5, -30, 30)))
         alpha = alpha * np.clip(0.85 + 0.22 * self.clumps(grid), 0.35, 1)
         glass = self.glass + 38 * self.grain(grid) + 40 * self.ragged(grid) + 130 * np.clip(excess, 0, 1)
@@ -72,14 +94,12 @@ class Covid:
             glass = glass + self.paving * patchy * _septa(self.seed, section)
         section.blend(alpha, np.maximum(section.hu, glass))
         if self.consolidated:
-            dense = excess + 0.45 * self.clumps(grid) + 0.3 * self.ragged(grid) + 0.07 * self.grain(grid)
-            start = np.quantile(dense[mask], 1 - 0.8 * self.consolidated)
-            share = alpha / (1 + np.exp(-np.clip((dense - start) / 0.17, -30, 30))) * np.clip(excess / 0.1 + 0.5, 0, 1)
+            dense = self.density(section, excess) - start
+            share = alpha / (1 + np.exp(-np.clip(dense / 0.17, -30, 30))) * np.clip(excess / 0.1 + 0.5, 0, 1)
             section.blend(share, self.solid + 30 * self.grain(grid))
-        return mask
 
 
-def _draw_foci(rng: np.random.Generator, share: float) -> np.ndarray:
+def draw_foci(rng: np.random.Generator, share: float) -> np.ndarray:
     """Rows of (direction, depth below the chest wall, half-length along it, half-depth, strength) in radians and mm."""
     count = 1 + rng.poisson(1.2 + 9 * np.sqrt(share))
     first = rng.choice([-1, 1])
@@ -100,13 +120,19 @@ def _draw_foci(rng: np.random.Generator, share: float) -> np.ndarray:
     )
 
 
-def _nearness(section: Section, foci: np.ndarray) -> Array:
-    """1 at the middle of a focus, falling by 1 per half-axis: a crescent that follows the chest wall."""
+def nearness(section: Section, foci: np.ndarray, lift: Array | None = None) -> Array:
+    """1 at the middle of a focus, falling by 1 per half-axis, (H, W): a crescent that follows the chest wall.
+
+    foci: rows of `draw_foci`. lift: how many half-heights above or below each focus the slice lies, by default 0.
+    """
     best = np.full(section.grid.shape, -9, np.float32)
-    for direction, depth, length, thickness, strength in foci.astype(np.float32):
+    lifts = np.zeros(len(foci)) if lift is None else lift
+    for (direction, depth, length, thickness, strength), off in zip(
+        foci.astype(np.float32), lifts.astype(np.float32), strict=True
+    ):
         turn = np.mod(section.theta - direction + np.float32(np.pi), np.float32(2 * np.pi)) - np.float32(np.pi)
         along, below = turn * section.radius / length, (section.depth - depth) / thickness
-        np.maximum(best, strength - np.sqrt(along * along + below * below), out=best)
+        np.maximum(best, strength - np.sqrt(along * along + below * below + off * off), out=best)
     return best
 
 

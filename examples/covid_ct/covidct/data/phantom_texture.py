@@ -90,12 +90,16 @@ class Scanner:
 
     def scan(self, rng: np.random.Generator, hu: Array, grid: Grid) -> Array:
         """Blur, sharpen as reconstruction kernels do, and add noise: (H, W) HU."""
+        return np.asarray(self.reconstruct(hu, grid) + self.noise_of(rng, grid), dtype=np.float32)
+
+    def reconstruct(self, hu: Array, grid: Grid) -> Array:
+        """Blur and sharpen as reconstruction kernels do: (H, W) HU."""
         sigma = self.blur / grid.spacing / 2
         blurred = ndimage.gaussian_filter(hu, sigma)
-        sharp = blurred + self.sharpening * (blurred - ndimage.gaussian_filter(blurred, 1.6 * sigma))
-        return np.asarray(sharp + self._noise(rng, grid), dtype=np.float32)
+        return np.asarray(blurred + self.sharpening * (blurred - ndimage.gaussian_filter(blurred, 1.6 * sigma)))
 
-    def _noise(self, rng: np.random.Generator, grid: Grid) -> Array:
+    def noise_of(self, rng: np.random.Generator, grid: Grid) -> Array:
+        """Noise and streaks of one slice: (H, W) HU."""
         height, width = grid.shape
         spectrum = np.fft.rfft2(rng.standard_normal((height, width), dtype=np.float32))
         u = np.fft.fftfreq(height, grid.spacing)[:, None]

@@ -31,20 +31,22 @@ class Tree:
         return Tree(self.start[keep], self.end[keep], self.first[keep], self.last[keep])
 
 
-def grow(rng: np.random.Generator, patient: Patient, level: float, tips: int = 540) -> Tree:
-    """Trees of both lungs, dense near the axial `level`.
+def grow(rng: np.random.Generator, patient: Patient, level: float, tips: int = 540, reach: float = REACH) -> Tree:
+    """Trees of both lungs with `tips` ends each, dense within `reach` mm of the axial `level`.
 
     Random points in the lung are joined to the hilum by a radial spanning tree: each point to the cheapest one that
     lies nearer to the hilum, where turning is dear. The radius follows Murray's law: radius^2.6 grows with the number
     of points behind a branch.
     """
-    parts = [_grow_side(rng, patient, side, level, tips) for side in (-1, 1)]
+    parts = [
+        _grow_side(rng, patient, side, _points_in_lung(rng, patient, side, level, tips, reach)) for side in (-1, 1)
+    ]
     return Tree(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("start", "end", "first", "last")))
 
 
-def _grow_side(rng: np.random.Generator, patient: Patient, side: int, level: float, tips: int) -> Tree:
+def _grow_side(rng: np.random.Generator, patient: Patient, side: int, tips: Array) -> Tree:
     root = np.array([side * 42.0, 12.0, HILUM * patient.height], np.float32)
-    points = np.concatenate([root[None], _points_in_lung(rng, patient, side, level, tips)])
+    points = np.concatenate([root[None], tips])
     arm = points - root
     reach = np.linalg.norm(arm, axis=1)
     order = np.argsort(reach, kind="stable")
@@ -64,10 +66,12 @@ def _grow_side(rng: np.random.Generator, patient: Patient, side: int, level: flo
     return Tree(*(np.concatenate(piece).astype(np.float32) for piece in pieces))
 
 
-def _points_in_lung(rng: np.random.Generator, patient: Patient, side: int, level: float, count: int) -> Array:
+def _points_in_lung(
+    rng: np.random.Generator, patient: Patient, side: int, level: float, count: int, reach: float
+) -> Array:
     low, high = sorted((level * patient.height, HILUM * patient.height))
     drawn = 5 * count
-    z = rng.uniform(level * patient.height - REACH, level * patient.height + REACH, drawn)
+    z = rng.uniform(level * patient.height - reach, level * patient.height + reach, drawn)
     # Some more between slice and hilum, for the way there.
     way = rng.random(drawn) < 0.2
     z = np.where(way, rng.uniform(low - 10, high + 10, drawn), z)
