@@ -188,7 +188,7 @@ def test_lungs_and_lesions_are_coherent_along_z(target):
 
 def test_lungs_end_inside_the_scan(target):
     areas = (target.lungs > 0).sum(axis=(0, 1))
-    assert areas[-1] == 0
+    assert areas[-2:].tolist() == [0, 0]
     assert areas[0] < 0.1 * areas.max()
     assert areas[1:].argmax() in range(len(areas) // 4, 3 * len(areas) // 4)
     litres = (target.lungs > 0).sum() * np.prod(np.diag(np.abs(target.affine))[:3]) / 1e6

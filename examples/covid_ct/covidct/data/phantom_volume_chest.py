@@ -31,7 +31,7 @@ class Frame:
         x, y = (
             ((np.arange(size) - (size - 1) / 2) * self.spacing).astype(np.float32) for size in (self.width, self.depth)
         )
-        count = int(np.ceil((BOTTOM - TOP) * height / self.gap))
+        count = int(np.ceil((BOTTOM - TOP) * height / self.gap)) + 1
         return [
             Grid(x, y, float(BOTTOM * height - k * self.gap), self.spacing, min(self.gap, 5.0)) for k in range(count)
         ]
@@ -76,7 +76,7 @@ def source_volume(seed: int, patient: int, frame: Frame, kind: str) -> PhantomVo
 def windowed(hu: Array) -> NDArray[np.uint8]:
     """HU clipped to the lung window and scaled to 0..255."""
     low, high = WINDOW
-    return np.rint(np.clip((hu - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    return np.asarray(np.rint(np.clip((hu - low) / (high - low), 0, 1) * 255), dtype=np.uint8)
 
 
 def _scan(

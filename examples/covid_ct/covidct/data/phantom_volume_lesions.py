@@ -92,8 +92,7 @@ class SourceVolume:
         level = float(rng.uniform(0.22, 0.74))
 
         def accept(x: float, y: float) -> bool:
-            here = (np.asarray(value, np.float32) for value in (x, y))
-            return float(lung_depth(patient, *here, level)) > 9
+            return float(lung_depth(patient, np.asarray(x), np.asarray(y), level)) > 9
 
         source = Source.draw(rng, kind, level * patient.height, accept)
         low, high = {"nodule": (7.0, 13.0), "mass": (15.0, 34.0), "effusion": (22.0, 55.0)}[kind]
