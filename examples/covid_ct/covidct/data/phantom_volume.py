@@ -17,7 +17,7 @@ from covidct.data.phantom_volume_chest import Frame, PhantomVolume, source_volum
 
 VERSION = "phantom-3d-v1"
 TARGET, MSD, NSCLC = Path("target"), Path("source/msd/Task06_Lung"), Path("source/nsclc")
-# The same patient twice in the published set: patient number by the place of the first of the two.
+# The published set holds one patient twice: the key is a later scan of the value's patient.
 SAME_PATIENT = {"radiopaedia_10_85902_3": "radiopaedia_10_85902_1"}
 NEARLY_EMPTY = "radiopaedia_29_86490_1"
 NOT_SQUARE = "radiopaedia_14_85914_0"
