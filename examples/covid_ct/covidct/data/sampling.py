@@ -1,9 +1,7 @@
 """Training batches whose content depends on (seed, stream, step, index) alone."""
 
-import random
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from zlib import crc32
 
 import numpy as np
@@ -11,16 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader
 
 from covidct.data.augment import OUTSIDE, augmentation, larger_patch
+from covidct.data.batches import NumberedSamples, Sample, as_sample, numbered_loader, seeded
 from covidct.data.patches import corner, cut
 from covidct.data.slices import Slice, check_slices, load_slice
 from covidct.errors import InputError
 
 __all__ = ["SliceSamples", "check_slices", "make_loader", "normalise", "resize_image"]
-
-Sample = dict[str, Tensor]
 
 # Slices that a worker keeps decoded: about 0.4 MB each with the mask, so 200 MB at most.
 KEPT = 512
@@ -74,18 +71,18 @@ def make_loader(
         oversample_foreground=oversample_foreground,
         augment=augment,
     )
-    return _Loader(
+    return numbered_loader(
         samples,
-        batch_sampler=_Numbers(first_step, steps, batch_size, rank, world_size),
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=torch.cuda.is_available(),
-        # Without its own, a DataLoader draws its workers' seeds from the global generator.
-        generator=torch.Generator(),
+        first_step=first_step,
+        steps=steps,
+        batch_size=batch_size,
+        workers=workers,
+        rank=rank,
+        world_size=world_size,
     )
 
 
-class SliceSamples(Dataset[Sample]):
+class SliceSamples(NumberedSamples):
     """Slices cut and augmented for training; sample number `step * joined_batch + index` is always the same.
 
     The arguments are those of `make_loader`; joined_batch: samples a step over all processes. As in nnU-Net the last
@@ -122,7 +119,7 @@ class SliceSamples(Dataset[Sample]):
 
     def __getitem__(self, number: int) -> Sample:
         step, index = divmod(number, self.joined_batch)
-        with _seeded(self.seed, crc32(self.stream.encode()), step, index) as rng:
+        with seeded(self.seed, crc32(self.stream.encode()), step, index) as rng:
             grey, mask = self._load(int(rng.integers(len(self.slices))))
             image = torch.from_numpy(normalise(grey))[None]
             label = None if mask is None else torch.from_numpy(mask)[None]
@@ -134,15 +131,7 @@ class SliceSamples(Dataset[Sample]):
                 place = corner(grey.shape, extent, self.size, rng, around=lesion)
                 image = cut(image, place, extent, 0)
                 label = None if label is None else cut(label.to(torch.int16), place, extent, OUTSIDE)
-            return _as_sample(*self._augmented(image, label))
-
-    def __getitems__(self, numbers: Sequence[int]) -> list[Sample | InputError]:
-        # A worker's exception reaches the main process with the worker's traceback as its message; as a value the
-        # error arrives as it was raised.
-        try:
-            return [self[number] for number in numbers]
-        except InputError as error:
-            return [error]
+            return as_sample(*self._augmented(image, label))
 
     def _load(self, position: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
         if position not in self._kept:
@@ -178,66 +167,3 @@ def _whole(image: Tensor, label: Tensor | None, size: tuple[int, int]) -> tuple[
     if label is None:
         return resized, None
     return resized, (resize_image(label[None].float(), size)[0] > 0.5).to(torch.int16)
-
-
-def _as_sample(image: Tensor, label: Tensor | None) -> Sample:
-    if label is None:
-        return {"image": image}
-    return {"image": image, "mask": (label > 0).float()}
-
-
-@contextmanager
-def _seeded(*key: int) -> Iterator[np.random.Generator]:
-    """A generator drawn from `key`, and the global ones set from it; these are put back afterwards.
-
-    One torch thread, too: sums over several threads differ in their last bits, and workers have one.
-    """
-    sequence = np.random.SeedSequence(key)
-    words = sequence.generate_state(4)
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state(), torch.get_num_threads()  # noqa: NPY002
-    random.seed(int(words[0]))
-    np.random.seed(words)  # noqa: NPY002 - batchgeneratorsv2 draws from the global generator
-    # torch.manual_seed would seed the accelerator's generators, too.
-    torch.default_generator.manual_seed(int(words[1]))
-    if states[3] > 1:
-        torch.set_num_threads(1)
-    try:
-        yield np.random.default_rng(sequence)
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        torch.set_rng_state(states[2])
-        if states[3] > 1:
-            torch.set_num_threads(states[3])
-
-
-class _Numbers(Sampler[list[int]]):
-    """The sample numbers of this process, a list a step."""
-
-    def __init__(self, first_step: int, steps: int, batch_size: int, rank: int, world_size: int) -> None:
-        self.steps = range(first_step, steps)
-        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in self.steps:
-            first = (step * self.world_size + self.rank) * self.batch_size
-            yield list(range(first, first + self.batch_size))
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-
-def _collate(samples: list[Sample | InputError]) -> Sample | InputError:
-    for sample in samples:
-        if isinstance(sample, InputError):
-            return sample
-    batch: Sample = default_collate(samples)
-    return batch
-
-
-class _Loader(DataLoader[Sample]):
-    def __iter__(self) -> Iterator[Sample]:  # type: ignore[override]
-        for batch in super().__iter__():
-            if isinstance(batch, InputError):
-                raise batch
-            yield batch

@@ -1,0 +1,263 @@
+"""Preprocessed cases on disk: compressed in chunks, so that a patch is read without the whole volume."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from covidct.data.augment import OUTSIDE
+from covidct.data.chunks import read_array, read_grey, write_array, write_grey
+from covidct.data.preprocess import Placement, Plan, Preprocessed, Shape, Spacing
+from covidct.errors import InputError
+from covidct.files import entries, replacing_folder, write_text
+
+VERSION = 1
+SETTINGS = "store.json"
+FACTS = "case.json"
+IMAGE, MASK, POSITIONS, LEVELS = "image.b2nd", "mask.b2nd", "lesion_positions.npy", "lesion_values.npy"
+
+# nnU-Net keeps as many lesion positions of a case, or a hundredth of them if that is more.
+KEPT_POSITIONS = 10_000
+# A case's lesion values are kept as so many evenly spaced quantiles: every case counts alike, as in nnU-Net.
+KEPT_LEVELS = 10_000
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """What decides the content of a store beside the cases: the data set's name and the voxels' size in mm."""
+
+    dataset: str
+    spacing: Spacing
+
+
+@dataclass(frozen=True)
+class CaseStore:
+    """A preprocessed case: its folder in the store and what `case.json` says of it.
+
+    labelled: it has a mask. lesion_voxels: of the preprocessed mask. inputs: name and bytes of each file that it was
+    made from. checksums: SHA-256 of each file of the folder.
+    """
+
+    folder: Path
+    name: str
+    patient: str
+    placement: Placement
+    labelled: bool
+    lesion_voxels: int
+    inputs: Mapping[str, int]
+    checksums: Mapping[str, str]
+
+    @property
+    def shape(self) -> Shape:
+        """(z, y, x) of the preprocessed volume."""
+        return self.placement.resampled
+
+    @property
+    def positions(self) -> NDArray[np.int32]:
+        """(n, 3): voxels of the preprocessed mask, drawn uniformly among them if there are too many to keep all."""
+        return _load(self.folder / POSITIONS)
+
+    @property
+    def lesion_values(self) -> NDArray[np.float32]:
+        """Evenly spaced quantiles of the grey values (0..255) in the lesions, before resampling; empty without."""
+        return _load(self.folder / LEVELS)
+
+    def patch(self, corner: Sequence[int], size: Sequence[int], plan: Plan) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """Image and mask of the box of `size` (z, y, x) at `corner`, which may lie outside in part or altogether.
+
+        Returns the image, float32, normalised by `plan` and 0 outside of the volume, and the mask, int16, 0 and 1 and
+        -1 outside of it, or None. Only the blocks that the box touches are read. InputError if a file is unreadable.
+        """
+        inside = tuple(
+            slice(max(c, 0), max(0, min(c + s, n))) for c, s, n in zip(corner, size, self.shape, strict=True)
+        )
+        image = np.zeros(size, dtype=np.float32)
+        label = np.full(size, OUTSIDE, dtype=np.int16) if self.labelled else None
+        if all(at.start < at.stop for at in inside):
+            there = tuple(slice(at.start - c, at.stop - c) for at, c in zip(inside, corner, strict=True))
+            image[there] = plan.normalise(read_grey(self.folder / IMAGE, inside))
+            if label is not None:
+                label[there] = read_array(self.folder / MASK, inside)
+        return image, label
+
+    def image(self) -> NDArray[np.float32]:
+        """The whole preprocessed image, float32, 0..255."""
+        return read_grey(self.folder / IMAGE)
+
+    def mask(self) -> NDArray[np.bool_] | None:
+        """The whole preprocessed mask, or None."""
+        return read_array(self.folder / MASK).view(bool) if self.labelled else None
+
+    def is_intact(self) -> bool:
+        """Whether every file of the case has the checksum that was noted when it was written."""
+        return all(
+            (self.folder / name).is_file() and _digest(self.folder / name) == digest
+            for name, digest in self.checksums.items()
+        )
+
+
+@dataclass(frozen=True)
+class Store:
+    """The finished cases of a store, in the order of their names."""
+
+    root: Path
+    settings: StoreSettings
+    cases: tuple[CaseStore, ...]
+
+    def named(self, names: Sequence[str]) -> tuple[CaseStore, ...]:
+        """The cases called `names`, in that order; InputError if some are not in the store."""
+        found = {case.name: case for case in self.cases}
+        missing = [name for name in names if name not in found]
+        if missing:
+            few = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
+            raise InputError(
+                f"{self.root} lacks {len(missing)} of {len(names)} cases ({few}); run prepare.py again for this folder"
+            )
+        return tuple(found[name] for name in names)
+
+
+def open_store(root: Path) -> Store:
+    """The store in folder `root`; InputError if it is none, or of another version, or a case's facts are damaged."""
+    cases = tuple(_read_case(path) for path in entries(root) if (path / FACTS).is_file()) if root.is_dir() else ()
+    return Store(root, read_settings(root), cases)
+
+
+def read_settings(root: Path) -> StoreSettings:
+    """What the store in folder `root` was begun with; InputError if it is no store of this version."""
+    path = root / SETTINGS
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content["version"]
+        if version == VERSION:
+            return StoreSettings(str(content["dataset"]), _spacing(content["spacing"]))
+    except OSError:
+        raise InputError(f"{root} is no store (it has no readable {SETTINGS}); make one with prepare.py") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path} is damaged; delete {root} and run prepare.py again") from None
+    raise InputError(f"{root} is a store of version {version}, not {VERSION}; delete it and run prepare.py again")
+
+
+def begin_store(root: Path, settings: StoreSettings) -> None:
+    """Make `root` a store with `settings`, or go on with it: then they must be its own, or InputError says which."""
+    if (root / SETTINGS).exists():
+        present = asdict(read_settings(root))
+        other = [
+            f"{name} {present[name]}, not {value}" for name, value in asdict(settings).items() if present[name] != value
+        ]
+        if other:
+            raise InputError(f"{root} was begun with {'; '.join(other)}; give another --output, or delete that folder")
+        return
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if any(root.iterdir()):
+            raise InputError(f"--output {root} is neither empty nor a store; give another folder")
+        text = json.dumps({"version": VERSION, **asdict(settings)}, indent=2) + "\n"
+        write_text(root / SETTINGS, text)
+    except OSError as error:
+        raise InputError(f"--output {root} cannot be written ({error.strerror}); give another folder") from None
+
+
+def remove_leftovers(root: Path) -> None:
+    """Delete what a preparation that was killed had begun and not finished."""
+    for path in entries(root):
+        if path.name.startswith(".") and path.is_dir():
+            shutil.rmtree(path)
+        elif path.name.startswith(f".{SETTINGS}"):
+            path.unlink()
+
+
+def write_case(
+    root: Path,
+    name: str,
+    case: Preprocessed,
+    *,
+    patient: str,
+    inputs: Mapping[str, int],
+    lesion_values: NDArray[np.float32],
+) -> CaseStore:
+    """Store a preprocessed case under `root`/`name`, whole or not at all; one that is there is replaced.
+
+    lesion_values: grey values in the lesions before resampling, any number, in any order; sorted in place.
+    """
+    with replacing_folder(root / name) as folder:
+        write_grey(folder / IMAGE, case.image)
+        voxels = np.empty(0, dtype=np.int64)
+        if case.mask is not None:
+            write_array(folder / MASK, case.mask.view(np.int8))
+            voxels = np.flatnonzero(case.mask)
+        np.save(folder / POSITIONS, _kept(voxels, case.placement.resampled, name))
+        np.save(folder / LEVELS, _quantiles(lesion_values))
+        facts = {
+            "name": name,
+            "patient": patient,
+            "placement": asdict(case.placement),
+            "labelled": case.mask is not None,
+            "lesion_voxels": len(voxels),
+            "inputs": dict(inputs),
+            "checksums": {path.name: _digest(path) for path in entries(folder)},
+        }
+        (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    return _read_case(root / name)
+
+
+def intensity_of(cases: Sequence[CaseStore]) -> tuple[float, float, float, float]:
+    """(low, high, mean, std) of the grey values in the lesions of `cases`: percentiles 0.5 and 99.5, and moments.
+
+    nnU-Net's statistics for CT; every case with a lesion counts alike. InputError if none has one.
+    """
+    values = np.concatenate([np.empty(0, dtype=np.float32), *(case.lesion_values for case in cases)])
+    if not len(values):
+        raise InputError(f"none of the {len(cases)} training cases has a lesion; the grey values cannot be normalised")
+    low, high = np.percentile(values, (0.5, 99.5))
+    return float(low), float(high), float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+
+
+def _read_case(folder: Path) -> CaseStore:
+    try:
+        content = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        placed = {name: tuple(value) for name, value in content.pop("placement").items()}
+        return CaseStore(folder=folder, placement=Placement(**placed), **content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{folder / FACTS} is damaged; delete {folder} and run prepare.py again") from None
+
+
+@lru_cache(maxsize=512)
+def _load(path: Path) -> NDArray[Any]:
+    try:
+        values: NDArray[Any] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); run prepare.py again, which replaces it") from None
+    return values
+
+
+def _kept(voxels: NDArray[np.int64], shape: Shape, name: str) -> NDArray[np.int32]:
+    count = min(len(voxels), max(KEPT_POSITIONS, len(voxels) // 100))
+    if count < len(voxels):
+        voxels = np.sort(np.random.default_rng(crc32(name.encode())).choice(voxels, count, replace=False))
+    return np.stack(np.unravel_index(voxels, shape), axis=1).astype(np.int32)
+
+
+def _quantiles(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    if not len(values):
+        return values.astype(np.float32)
+    values.sort()
+    places = (np.arange(KEPT_LEVELS) + 0.5) / KEPT_LEVELS * len(values) - 0.5
+    return np.interp(places, np.arange(len(values)), values).astype(np.float32)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _spacing(values: Sequence[float]) -> Spacing:
+    z, y, x = map(float, values)
+    return z, y, x

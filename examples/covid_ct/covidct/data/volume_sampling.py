@@ -1,0 +1,142 @@
+"""Training patches of volumes, with the promises of `sampling`: they depend on (seed, stream, step, index) alone."""
+
+from collections.abc import Sequence
+from zlib import crc32
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from covidct.data.augment import augmentation, larger_patch
+from covidct.data.batches import NumberedSamples, Sample, as_sample, numbered_loader, seeded
+from covidct.data.patches import corner, corner_around
+from covidct.data.preprocess import Plan
+from covidct.data.store import CaseStore
+from covidct.errors import InputError
+
+
+def make_volume_loader(
+    stores: Sequence[Sequence[CaseStore]],
+    *,
+    plan: Plan,
+    stream: str,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    steps: int,
+    workers: int,
+    oversample_foreground: float = 0.33,
+    augment: bool = True,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader[Sample]:
+    """The batches of steps `first_step` to `steps - 1`, in order.
+
+    Each is a dict with `image`, float32 (batch_size, 1, D, H, W), and, where the cases have masks, `mask`, float32 0/1
+    of the same shape. They are the same for any number of workers and for any `first_step`, so a resumed run goes on
+    with what the interrupted one would have taken. Neither making nor reading the loader touches a global generator.
+
+    Args:
+        stores: cases by data set. Data sets are drawn from evenly, whatever their sizes, and cases uniformly inside,
+            with replacement; all have masks or none has.
+        plan: size of the patches, and how grey values are normalised.
+        stream: what the batches are for ("target", "source"): streams draw independently.
+        batch_size: samples a step and process.
+        seed: 0 or more.
+        first_step, steps: the first step, and one past the last.
+        workers: processes that load; 0 loads in this one.
+        oversample_foreground: share of every batch, at its end, whose patch is laid around a lesion voxel.
+        augment: nnU-Net's augmentation, or none.
+        rank, world_size: this process among `world_size`; the joined batch is then world_size * batch_size long.
+
+    Raises InputError: no cases, masks for a part of them, negative seed, cases on another grid than the plan's; and,
+    while it is read, what `CaseStore.patch` finds.
+    """
+    samples = VolumeSamples(
+        stores,
+        plan=plan,
+        stream=stream,
+        joined_batch=batch_size * world_size,
+        seed=seed,
+        oversample_foreground=oversample_foreground,
+        augment=augment,
+    )
+    return numbered_loader(
+        samples,
+        first_step=first_step,
+        steps=steps,
+        batch_size=batch_size,
+        workers=workers,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+class VolumeSamples(NumberedSamples):
+    """Patches cut and augmented for training; sample number `step * joined_batch + index` is always the same.
+
+    The arguments are those of `make_volume_loader`; joined_batch: samples a step over all processes. As in nnU-Net the
+    last samples of a batch, from `round(joined_batch * (1 - oversample_foreground))` on, are patches around a lesion
+    voxel (where the case has one).
+    """
+
+    def __init__(
+        self,
+        stores: Sequence[Sequence[CaseStore]],
+        *,
+        plan: Plan,
+        stream: str,
+        joined_batch: int,
+        seed: int,
+        oversample_foreground: float = 0.33,
+        augment: bool = True,
+    ) -> None:
+        _check(stores, plan, stream, seed)
+        self.stores = tuple(tuple(cases) for cases in stores)
+        self.plan, self.stream, self.seed = plan, stream, seed
+        self.joined_batch = joined_batch
+        self.first_forced = round(joined_batch * (1 - oversample_foreground))
+        self.augmentation = augmentation(plan.patch_size) if augment else None
+        self.extent = larger_patch(plan.patch_size) if augment else plan.patch_size
+
+    def __getitem__(self, number: int) -> Sample:
+        step, index = divmod(number, self.joined_batch)
+        with seeded(self.seed, crc32(self.stream.encode()), step, index) as rng:
+            cases = self.stores[rng.integers(len(self.stores))]
+            case = cases[rng.integers(len(cases))]
+            place = self._place(case, rng, forced=index >= self.first_forced)
+            image, label = case.patch(place, self.extent, self.plan)
+            return as_sample(*self._augmented(image, label))
+
+    def _place(self, case: CaseStore, rng: np.random.Generator, *, forced: bool) -> tuple[int, ...]:
+        if forced and case.lesion_voxels:
+            positions = case.positions
+            voxel = positions[rng.integers(len(positions))].tolist()
+            return corner_around(voxel, case.shape, self.extent, self.plan.patch_size)
+        return corner(case.shape, self.extent, self.plan.patch_size, rng)
+
+    def _augmented(self, image: NDArray[np.float32], label: NDArray[np.int16] | None) -> tuple[Tensor, Tensor | None]:
+        tensors = torch.from_numpy(image)[None], None if label is None else torch.from_numpy(label)[None]
+        if self.augmentation is None:
+            return tensors
+        result = self.augmentation(image=tensors[0], segmentation=tensors[1])
+        return result["image"], result.get("segmentation")
+
+
+def _check(stores: Sequence[Sequence[CaseStore]], plan: Plan, stream: str, seed: int) -> None:
+    cases = [case for each in stores for case in each]
+    if not stores or not all(stores):
+        raise InputError(f"no cases for the {stream} stream in {'one' if stores else 'any'} of its data sets; add some")
+    labelled = sum(case.labelled for case in cases)
+    if labelled not in (0, len(cases)):
+        raise InputError(f"{labelled} of {len(cases)} cases of the {stream} stream have a mask; all or none must")
+    for case in cases:
+        if not np.allclose(case.placement.target, plan.spacing, rtol=1e-4):
+            have, want = (" x ".join(f"{mm:g}" for mm in each) for each in (case.placement.target, plan.spacing))
+            raise InputError(
+                f"{case.folder} was prepared at {have} mm, the plan is for {want} mm; prepare it again with --like"
+            )
+    if seed < 0:
+        raise InputError(f"--seed must be 0 or more, got {seed}")
