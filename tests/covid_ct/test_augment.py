@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from covidct.data.augment import OUTSIDE, augmentation, larger_patch, rotation_range
+from covidct.data.augment import augmentation, larger_patch, rotation_range
+from covidct.data.labels import OUTSIDE
 
 
 def picture(size, outside=0):

@@ -17,10 +17,7 @@ from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, 
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTransform
 
-# What lies outside of the slice: label -1 until the last transform, as nnU-Net pads, so that a rotated lesion at the
-# border is not averaged with background that nobody has seen.
-OUTSIDE = -1
-
+from covidct.data.labels import OUTSIDE
 
 # Patches of volumes whose voxels are about so much longer along z are turned in their plane alone.
 DUMMY_2D = 3.0

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader
 
-from covidct.data.augment import OUTSIDE, augmentation, larger_patch
+from covidct.data.augment import augmentation, larger_patch
 from covidct.data.batches import NumberedSamples, Sample, as_sample, numbered_loader, seeded
+from covidct.data.labels import OUTSIDE
 from covidct.data.patches import corner, cut
 from covidct.data.slices import Slice, check_slices, load_slice
 from covidct.errors import InputError

@@ -13,8 +13,8 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from covidct.data.augment import OUTSIDE
 from covidct.data.chunks import read_array, read_grey, write_array, write_grey
+from covidct.data.labels import OUTSIDE
 from covidct.data.preprocess import Placement, Plan, Preprocessed, Shape, Spacing
 from covidct.errors import InputError
 from covidct.files import entries, replacing_folder, write_text
@@ -43,7 +43,7 @@ class CaseStore:
     """A preprocessed case: its folder in the store and what `case.json` says of it.
 
     labelled: it has a mask. lesion_voxels: of the preprocessed mask. inputs: name and bytes of each file that it was
-    made from. checksums: SHA-256 of each file of the folder.
+    made from. facts: what `scan_case` said of them. checksums: SHA-256 of each file of the folder.
     """
 
     folder: Path
@@ -53,6 +53,7 @@ class CaseStore:
     labelled: bool
     lesion_voxels: int
     inputs: Mapping[str, int]
+    facts: Mapping[str, Any]
     checksums: Mapping[str, str]
 
     @property
@@ -126,8 +127,18 @@ class Store:
 
 def open_store(root: Path) -> Store:
     """The store in folder `root`; InputError if it is none, or of another version, or a case's facts are damaged."""
-    cases = tuple(_read_case(path) for path in entries(root) if (path / FACTS).is_file()) if root.is_dir() else ()
+    cases = tuple(read_case(path) for path in entries(root) if (path / FACTS).is_file()) if root.is_dir() else ()
     return Store(root, read_settings(root), cases)
+
+
+def read_case(folder: Path) -> CaseStore:
+    """The case in `folder`; InputError if its facts are damaged."""
+    try:
+        content = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        placed = {name: tuple(value) for name, value in content.pop("placement").items()}
+        return CaseStore(folder=folder, placement=Placement(**placed), **content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{folder / FACTS} is damaged; delete {folder} and run prepare.py again") from None
 
 
 def read_settings(root: Path) -> StoreSettings:
@@ -181,6 +192,7 @@ def write_case(
     *,
     patient: str,
     inputs: Mapping[str, int],
+    facts: Mapping[str, Any],
     lesion_values: NDArray[np.float32],
 ) -> CaseStore:
     """Store a preprocessed case under `root`/`name`, whole or not at all; one that is there is replaced.
@@ -195,17 +207,18 @@ def write_case(
             voxels = np.flatnonzero(case.mask)
         np.save(folder / POSITIONS, _kept(voxels, case.placement.resampled, name))
         np.save(folder / LEVELS, _quantiles(lesion_values))
-        facts = {
+        content = {
             "name": name,
             "patient": patient,
             "placement": asdict(case.placement),
             "labelled": case.mask is not None,
             "lesion_voxels": len(voxels),
             "inputs": dict(inputs),
+            "facts": dict(facts),
             "checksums": {path.name: _digest(path) for path in entries(folder)},
         }
-        (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    return _read_case(root / name)
+        (folder / FACTS).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return read_case(root / name)
 
 
 def intensity_of(cases: Sequence[CaseStore]) -> tuple[float, float, float, float]:
@@ -218,15 +231,6 @@ def intensity_of(cases: Sequence[CaseStore]) -> tuple[float, float, float, float
         raise InputError(f"none of the {len(cases)} training cases has a lesion; the grey values cannot be normalised")
     low, high = np.percentile(values, (0.5, 99.5))
     return float(low), float(high), float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
-
-
-def _read_case(folder: Path) -> CaseStore:
-    try:
-        content = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        placed = {name: tuple(value) for name, value in content.pop("placement").items()}
-        return CaseStore(folder=folder, placement=Placement(**placed), **content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{folder / FACTS} is damaged; delete {folder} and run prepare.py again") from None
 
 
 @lru_cache(maxsize=512)

@@ -1,0 +1,232 @@
+"""Raw volumes to a store, in parallel: what it takes, what is there already, and what went wrong."""
+
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from covidct.data.preprocess import Spacing, preprocess, resampled_shape
+from covidct.data.store import FACTS, CaseStore, read_case, write_case
+from covidct.data.volumes import CaseFacts, VolumeCase, load_volume, scan_case
+from covidct.errors import InputError
+from covidct.files import entries
+
+T = TypeVar("T")
+
+# Bytes of a preprocessed voxel on the disk: 2 before compression, and what is usual after it (0.4 for LUNG1-001).
+MOST_BYTES, USUAL_BYTES = 2.0, 0.6
+# A worker holds its volume, two arrays while it resamples and the masks: at most 4 times the larger of volume and
+# result in float32, and Python with its libraries.
+VOLUMES_HELD, INTERPRETER = 4, 150 * 2**20
+# Read by the libraries when a process starts: processes in parallel, each with one thread.
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes that a preparation takes: on the disk usually and at most, and of memory for each worker."""
+
+    disk: int
+    most_disk: int
+    worker: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case: made, kept from before, repaired (its files were damaged), or failed, and why."""
+
+    name: str
+    state: Literal["made", "kept", "repaired", "failed"]
+    message: str = ""
+
+
+def survey(
+    cases: Sequence[VolumeCase], root: Path, workers: int, progress: Progress | None = None
+) -> tuple[dict[str, CaseFacts], dict[str, str]]:
+    """Facts of the cases by name, and the message of each that cannot be read.
+
+    Cases that the store at `root` has already are not read again, unless their files have other sizes now.
+    """
+    found: dict[str, CaseFacts | str] = {}
+    for name, result in _parallel(_scan, [(case, root) for case in cases], workers):
+        found[name] = result
+        if progress is not None:
+            progress(len(found), len(cases))
+    facts = {case.name: fact for case in cases if not isinstance(fact := found[case.name], str)}
+    failures = {case.name: message for case in cases if isinstance(message := found[case.name], str)}
+    return facts, failures
+
+
+def median_spacing(facts: Iterable[CaseFacts]) -> Spacing:
+    """Median over the cases of the voxels' length along each axis, (z, y, x) in mm, to a thousandth."""
+    z, y, x = np.median([each.spacing for each in facts], axis=0).round(3).tolist()
+    return z, y, x
+
+
+def needs(facts: Iterable[CaseFacts], spacing: Spacing) -> Needs:
+    """What preparing the cases of `facts` at `spacing` takes."""
+    sizes = [(prod(each.shape), prod(resampled_shape(each.shape, each.spacing, spacing))) for each in facts]
+    voxels = sum(result for _, result in sizes)
+    largest = max(max(pair) for pair in sizes)
+    return Needs(
+        disk=int(voxels * USUAL_BYTES),
+        most_disk=int(voxels * MOST_BYTES),
+        worker=VOLUMES_HELD * 4 * largest + INTERPRETER,
+    )
+
+
+def fitting_workers(cases: int, worker_bytes: int) -> int:
+    """As many workers as there are processors and cases, and as fit four fifths of the memory; at least one."""
+    return max(1, min(usable_processors(), cases, int(0.8 * total_memory() / worker_bytes)))
+
+
+def usable_processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def total_memory() -> int:
+    """Bytes of memory of this machine; where it cannot be known, so much that nothing is limited by it."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return 2**62
+
+
+def check_disk(root: Path, need: Needs) -> int:
+    """Free bytes where `root` is or will be; InputError if they are fewer than are usually needed."""
+    place = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    if free < need.disk:
+        raise InputError(
+            f"--output {root}: about {gigabytes(need.disk)} are needed and {gigabytes(free)} are free; "
+            "free some, or give another --output or a coarser --spacing"
+        )
+    return free
+
+
+def gigabytes(count: int) -> str:
+    """`count` bytes as a text."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def prepare(
+    cases: Sequence[VolumeCase], facts: Mapping[str, CaseFacts], root: Path, spacing: Spacing, workers: int
+) -> Iterator[Outcome]:
+    """Preprocess the cases into the store at `root`, and give what became of each as it is done.
+
+    A case that is there with the right checksums is kept; one whose files are damaged is made again. Killed at any
+    moment and called again, it leaves the same bytes. InputError if a worker is killed; what is finished stays.
+    """
+    tasks = [(replace(case, lungs=()), facts[case.name], root, spacing) for case in cases]
+    for _, outcome in _parallel(_prepare, tasks, workers):
+        yield outcome
+
+
+def input_sizes(case: VolumeCase) -> dict[str, int]:
+    """Bytes of each file that `case` is made from, by the last two parts of its path."""
+    found: dict[str, int] = {}
+    for path in (case.image, case.mask):
+        files = [] if path is None else entries(path) if path.is_dir() else [path]
+        found |= {"/".join(file.parts[-2:]): file.stat().st_size for file in files if file.is_file()}
+    return found
+
+
+def _scan(case: VolumeCase, root: Path) -> CaseFacts | str:
+    try:
+        present = _present(case, root)
+        if present is not None and present.inputs == input_sizes(case):
+            known = {name: tuple(value) if isinstance(value, list) else value for name, value in present.facts.items()}
+            return CaseFacts(**known)
+        return scan_case(replace(case, lungs=()))
+    except InputError as error:
+        return str(error)
+    except MemoryError:
+        return f"{case.image}: not enough memory to read it; run again with fewer --workers"
+
+
+def _present(case: VolumeCase, root: Path) -> CaseStore | None:
+    return read_case(root / case.name) if (root / case.name / FACTS).is_file() else None
+
+
+def _prepare(case: VolumeCase, facts: CaseFacts, root: Path, spacing: Spacing) -> Outcome:
+    try:
+        present, inputs = _present(case, root), input_sizes(case)
+        if present is not None and present.inputs != inputs:
+            raise InputError(
+                f"{root / case.name} was made from other files than those of {case.image} (their sizes differ); "
+                "delete that folder, or give another --output"
+            )
+        if present is not None and present.is_intact():
+            return Outcome(case.name, "kept")
+        _make(case, facts, root, spacing, inputs)
+    except InputError as error:
+        return Outcome(case.name, "failed", str(error))
+    except MemoryError:
+        return Outcome(case.name, "failed", f"{case.image}: not enough memory; run again with fewer --workers")
+    except OSError as error:
+        return Outcome(case.name, "failed", f"{case.name} cannot be written to {root} ({error.strerror}); free space")
+    return Outcome(case.name, "made" if present is None else "repaired")
+
+
+def _make(case: VolumeCase, facts: CaseFacts, root: Path, spacing: Spacing, inputs: Mapping[str, int]) -> None:
+    volume = load_volume(case)
+    lesions = volume.image[:0].ravel() if volume.mask is None else volume.image[volume.mask]
+    result = preprocess(volume, spacing)
+    del volume  # before anything more is allocated
+    write_case(root, case.name, result, patient=case.patient, inputs=inputs, facts=asdict(facts), lesion_values=lesions)
+
+
+def _parallel(call: Callable[..., T], tasks: Sequence[tuple[Any, ...]], workers: int) -> Iterator[tuple[str, T]]:
+    """(name of the task's case, call(*task)) for every task, as they are done, by `workers` processes."""
+    spawn = multiprocessing.get_context("spawn")
+    with _one_thread(), ProcessPoolExecutor(min(workers, max(1, len(tasks))), spawn, _end_with_parent) as pool:
+        waiting: dict[Future[T], str] = {pool.submit(call, *task): task[0].name for task in tasks}
+        try:
+            for done in as_completed(waiting):
+                yield waiting[done], done.result()
+        except BrokenProcessPool:
+            raise InputError(
+                "a worker process was killed, most likely because memory ran out; run the same command again with "
+                "fewer --workers: what is finished is kept"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Make this worker end when the process that started it does, even if that was killed."""
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
