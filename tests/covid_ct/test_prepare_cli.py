@@ -1,0 +1,260 @@
+"""prepare.py says what it needs, does what is missing, keeps what is whole, and survives being killed."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+from covidct import preparation
+from covidct.data.store import StoreSettings, begin_store, open_store
+from covidct.data.volumes import CaseFacts, VolumeCase
+from covidct.errors import InputError
+from covidct.preparation import Needs, check_disk, fitting_workers, input_sizes, median_spacing, needs, prepare, survey
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "examples/covid_ct/prepare.py"
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(SCRIPT.parent)]), "OMP_NUM_THREADS": "1"}
+
+
+def write_set(root: Path, count: int, size: int = 40) -> Path:
+    """`count` small scans in the layout of COVID-19-CT-Seg 20, of different spacing along z."""
+    for number in range(1, count + 1):
+        rng = np.random.default_rng(number)
+        shape = (size, size - 4, 8 + number)
+        hu = np.full(shape, -1000, dtype=np.int16)
+        hu[4:-4, 4:-4] = rng.integers(-200, 300, (size - 8, size - 12, 8 + number))
+        lesion = np.zeros(shape, dtype=np.uint8)
+        lesion[10:20, 12:18, 3 : 5 + number % 3] = 1
+        affine = np.diag([-2.0, -2.0, 4.0 + number, 1.0])
+        for folder, values in (("COVID-19-CT-Seg_20cases", hu), ("Infection_Mask", lesion)):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(values, affine), root / folder / f"coronacases_{number:03d}.nii.gz")
+    return root
+
+
+def case(root: Path, number: int) -> VolumeCase:
+    name = f"coronacases_{number:03d}"
+    image, mask = (root / folder / f"{name}.nii.gz" for folder in ("COVID-19-CT-Seg_20cases", "Infection_Mask"))
+    return VolumeCase(name, image, mask, None, None, (), "hu", name)
+
+
+def run(data: Path, output: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, SCRIPT, data, "--dataset", "covid-ct-20", "--output", output, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+
+
+def contents(root: Path) -> dict[Path, bytes]:
+    return {path.relative_to(root): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_a_bad_case_is_named_and_the_others_are_done(tmp_path):
+    data, output = write_set(tmp_path / "data", 3), tmp_path / "store"
+    broken = case(data, 2).image
+    broken.write_bytes(broken.read_bytes()[:2000])
+    done = run(data, output, "--workers", 2)
+    assert done.returncode == 2
+    assert f"2 cases in {output} (2 made)" in done.stdout
+    assert "1 cases not done: coronacases_002" in done.stdout
+    assert f"error: coronacases_002: {broken} cannot be read" in done.stderr
+    # The median of what can be read; said before the first case is done.
+    head, _, rest = done.stderr.partition("1/2 coronacases_00")
+    assert "spacing 6 x 2 x 2 mm (z y x)" in head
+    assert "disk: about" in head
+    assert "memory: at most" in head
+    assert "2 workers of" in head
+    assert "made" in rest
+    assert [each.name for each in open_store(output).cases] == ["coronacases_001", "coronacases_003"]
+
+
+@pytest.mark.slow
+def test_what_is_missing_is_added(tmp_path):
+    """At the spacing that the store was begun with, whatever the median is now."""
+    data, output = write_set(tmp_path / "data", 3), tmp_path / "store"
+    last = case(data, 3).image
+    last.rename(tmp_path / "away.nii.gz")
+    assert "spacing 5.5 x 2 x 2 mm" in run(data, output, "--workers", 1).stderr
+    (tmp_path / "away.nii.gz").rename(last)
+    again = run(data, output)
+    assert again.returncode == 0, again.stderr
+    assert f"3 cases in {output} (1 made, 2 kept)" in again.stdout
+    assert "spacing 6 x 2 x 2 mm" in again.stderr
+
+
+def test_other_settings(tmp_path):
+    data, output = write_set(tmp_path / "data", 2), tmp_path / "store"
+    begin_store(output, StoreSettings("covid-ct-20", (6.0, 2.0, 2.0)))
+    done = run(data, output, "--spacing", 3, 1, 1)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"error: {output} was begun with spacing (6.0, 2.0, 2.0), not (3.0, 1.0, 1.0)" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", ["spacing", "1/6", "3/6", "6/6"])
+def test_killed_and_run_again_gives_the_same_bytes(tmp_path, line):
+    data = write_set(tmp_path / "data", 6, size=96)
+    whole, output = tmp_path / "whole", tmp_path / "store"
+    assert run(data, whole, "--workers", 2).returncode == 0
+    command = [sys.executable, SCRIPT, data, "--dataset", "covid-ct-20", "--output", output, "--workers", "2"]
+    killed = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=ENVIRONMENT)
+    assert killed.stderr is not None
+    for each in killed.stderr:
+        if each.startswith(line):
+            os.kill(killed.pid, signal.SIGKILL)
+            break
+    # Workers hold the pipe, too: it ends when they have.
+    killed.communicate(timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    for folder in output.glob("[!.]*/"):
+        assert (folder / "case.json").is_file()
+    assert run(data, output, "--workers", 2).returncode == 0
+    assert contents(output) == contents(whole)
+
+
+MEASURE = """
+import re, sys
+from pathlib import Path
+from types import SimpleNamespace
+import numpy as np
+from covidct import preparation
+from covidct.data.store import StoreSettings, begin_store
+from covidct.data.volumes import CaseFacts
+
+SHAPE = (100, 320, 320)
+
+def peak():
+    # Of this program alone; the peak that getrusage knows is the parent's, too.
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
+def load_volume(case):
+    image = np.random.default_rng(0).random(SHAPE, dtype=np.float32)
+    image *= 255
+    mask = np.zeros(SHAPE, dtype=bool)
+    mask[20:40, 50:150, 50:150] = True
+    return SimpleNamespace(image=image, mask=mask, spacing=(1.5, 1.0, 1.0))
+
+preparation.load_volume = load_volume
+target = tuple(map(float, sys.argv[2:]))
+begin_store(Path(sys.argv[1]), StoreSettings("x", target))
+before = peak()
+case = SimpleNamespace(name="a", patient="a")
+facts = CaseFacts("a", SHAPE, (1.5, 1.0, 1.0), (0, 1), 1.0, True)
+preparation._make(case, facts, Path(sys.argv[1]), target, {})
+print(before, peak())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel does not tell a process' peak memory")
+@pytest.mark.parametrize("target", [(1.25, 0.8, 0.8), (1.0, 1.0, 1.0), (6.0, 0.9, 0.9)])
+def test_memory_of_a_worker(tmp_path, target):
+    """Below four times the larger of volume and result as float32."""
+    command = [sys.executable, "-c", MEASURE, tmp_path / "store", *map(str, target)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    before, peak = (int(kilobytes) * 1024 for kilobytes in done.stdout.split())
+    (stored,) = open_store(tmp_path / "store").cases
+    largest = 4 * max(100 * 320 * 320, int(np.prod(stored.shape)))
+    assert peak - before < 4 * largest
+    assert before < preparation.INTERPRETER
+
+
+def test_damaged_cases_are_repaired_and_others_kept(tmp_path):
+    cases = [case(write_set(tmp_path / "data", 2), number) for number in (1, 2)]
+    root = tmp_path / "store"
+    begin_store(root, StoreSettings("covid-ct-20", (6.0, 2.0, 2.0)))
+    facts, failures = survey(cases, root, 1)
+    assert failures == {}
+
+    def states():
+        return {each.name: each.state for each in prepare(cases, facts, root, (6.0, 2.0, 2.0), 1)}
+
+    assert states() == {"coronacases_001": "made", "coronacases_002": "made"}
+    before = contents(root)
+    mask = root / "coronacases_002" / "mask.b2nd"
+    mask.write_bytes(mask.read_bytes()[:-1] + b"x")
+    assert states() == {"coronacases_001": "kept", "coronacases_002": "repaired"}
+    assert contents(root) == before
+    # Known from the store, without the files being read again.
+    size = cases[0].image.stat().st_size
+    cases[0].image.write_bytes(bytes(size))
+    assert survey(cases, root, 1) == (facts, {})
+    # Files of another size are others.
+    cases[1].mask.write_bytes(bytes(5))
+    outcome = preparation._prepare(cases[1], facts["coronacases_002"], root, (6.0, 2.0, 2.0))
+    assert outcome.state == "failed"
+    assert "coronacases_002 was made from other files than those of" in outcome.message
+    assert contents(root) == before
+
+
+def test_faults_of_a_case_have_messages(tmp_path, monkeypatch):
+    one = case(write_set(tmp_path / "data", 1), 1)
+    root = tmp_path / "store"
+    begin_store(root, StoreSettings("x", (6.0, 2.0, 2.0)))
+    facts = preparation._scan(one, root)
+
+    def message(error: Exception) -> str:
+        def fail(*_: object, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(preparation, "write_case", fail)
+        outcome = preparation._prepare(one, facts, root, (6.0, 2.0, 2.0))
+        assert outcome.state == "failed"
+        return outcome.message
+
+    assert message(MemoryError()) == f"{one.image}: not enough memory; run again with fewer --workers"
+    full = message(OSError(28, "No space left on device"))
+    assert full == f"coronacases_001 cannot be written to {root} (No space left on device); free space"
+
+
+def _die(task: object) -> None:
+    os._exit(9)
+
+
+def test_a_killed_worker_is_reported():
+    with pytest.raises(InputError, match=r"^a worker process was killed, most likely because memory ran out; run the "):
+        list(preparation._parallel(_die, [(SimpleNamespace(name="a"),)], 1))
+
+
+def test_input_sizes(tmp_path):
+    folder = tmp_path / "series"
+    folder.mkdir()
+    (folder / "1.dcm").write_bytes(bytes(3))
+    (tmp_path / "m.nii").write_bytes(bytes(4))
+    one = VolumeCase("a", folder, tmp_path / "m.nii", None, None, (), "hu", "a")
+    assert input_sizes(one) == {"series/1.dcm": 3, f"{tmp_path.name}/m.nii": 4}
+
+
+def facts(shape, spacing):
+    return CaseFacts("a", shape, spacing, (0, 1), 1.0, True)
+
+
+def test_median_spacing():
+    spacings = [(5.0, 0.7, 0.7), (1.0, 0.8, 0.8), (1.25, 0.9, 0.83333)]
+    assert median_spacing([facts((2, 2, 2), spacing) for spacing in spacings]) == (1.25, 0.8, 0.8)
+
+
+def test_needs():
+    given = [facts((10, 100, 100), (2.0, 1.0, 1.0)), facts((10, 10, 10), (1.0, 1.0, 1.0))]
+    need = needs(given, (1.0, 1.0, 1.0))
+    assert need.most_disk == 2 * (20 * 100 * 100 + 1000)
+    assert 0 < need.disk < need.most_disk
+    assert need.worker == 4 * 4 * 20 * 100 * 100 + preparation.INTERPRETER
+
+
+def test_fitting_workers(monkeypatch):
+    monkeypatch.setattr(preparation, "usable_processors", lambda: 8)
+    monkeypatch.setattr(preparation, "total_memory", lambda: 10 * 2**30)
+    assert fitting_workers(100, 2**30) == 8
+    assert fitting_workers(3, 2**30) == 3
+    assert fitting_workers(100, 3 * 2**30) == 2
+    assert fitting_workers(100, 30 * 2**30) == 1
+
+
+def test_a_full_disk(tmp_path):
+    with pytest.raises(InputError, match=r"about 1000000000\.0 GB are needed and \d+\.\d GB are free; free some"):
+        check_disk(tmp_path / "not" / "yet", Needs(disk=10**18, most_disk=10**18, worker=0))
+    assert check_disk(tmp_path / "not" / "yet", Needs(1, 1, 1)) > 0
