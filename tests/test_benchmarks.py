@@ -97,3 +97,16 @@ def test_import_time_updates_its_section_of_the_readme_and_no_other(tmp_path: Pa
     assert section.sub("", after) == section.sub("", before)
     (row,) = rows(done.stdout)
     assert row["other modules it loads"] == "none"
+
+
+@pytest.mark.slow
+def test_loader_compares_with_nnunet() -> None:
+    pytest.importorskip("nnunetv2", reason="the peer is not installed")
+    tiny = ["--cases", 2, "--shape", 24, 64, 64, "--patch", 8, 32, 32, "--batches", 2, "--processes", 0, 1]
+    done = run(ROOT / "examples/benchmarks/loader.py", *tiny)
+    assert done.returncode == 0, done.stderr
+    found = rows(done.stdout)
+    assert [row["processes"] for row in found] == ["0", "1"]
+    for row in found:
+        for name in ("covidct, patches/s", "nnU-Net, patches/s"):
+            assert float(row[name]) > 0

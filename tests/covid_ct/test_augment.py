@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from covidct.data.augment import augmentation, larger_patch, rotation_range
+from covidct.data.augment import augmentation, is_flat, larger_patch, rotation_range
 from covidct.data.labels import OUTSIDE
 
 
@@ -107,3 +107,66 @@ def test_seeds_decide():
     first, again, other = (seeded(seed, (32, 32), (40, 40))["image"] for seed in (5, 5, 6))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_the_list_of_flat_volumes():
+    """The plane alone is turned, scaled and lowered in resolution; blur, noise and mirroring know all axes."""
+    found = augmentation((56, 160, 192)).transforms
+    names = [type(getattr(each, "transform", each)).__name__ for each in found]
+    slices = [type(getattr(each, "transform", each)).__name__ for each in augmentation((64, 48)).transforms]
+    assert names == ["Convert3DTo2DTransform", "SpatialTransform", "Convert2DTo3DTransform", *slices[1:]]
+    assert tuple(found[1].patch_size) == (160, 192)
+    assert found[1].rotation == pytest.approx((-np.pi, np.pi))
+    assert found[names.index("SimulateLowResolutionTransform")].transform.ignore_axes == (0,)
+    assert found[names.index("MirrorTransform")].allowed_axes == (0, 1, 2)
+
+
+def test_the_list_of_other_volumes():
+    found = augmentation((64, 64, 80)).transforms
+    names = [type(getattr(each, "transform", each)).__name__ for each in found]
+    assert names[0] == "SpatialTransform"
+    assert "Convert3DTo2DTransform" not in names
+    assert tuple(found[0].patch_size) == (64, 64, 80)
+    assert found[0].rotation == pytest.approx((-np.pi / 6, np.pi / 6))
+    assert found[names.index("SimulateLowResolutionTransform")].transform.ignore_axes is None
+
+
+def test_flat_volumes():
+    # 192 / 56 = 3.43; slices are never flat.
+    assert is_flat((56, 160, 192))
+    assert not is_flat((64, 160, 192))
+    assert not is_flat((20, 160))
+
+
+@pytest.mark.parametrize(
+    ("size", "larger"),
+    [
+        # As long along z as it is used; 192 / .85 = 225.9.
+        ((56, 160, 192), (56, 225, 225)),
+        ((64, 64, 64), (102, 102, 102)),
+        # By 30 degrees: 40 cos + 56 sin = 62.6, 56 cos + 64 sin = 80.5, 64 cos + 40 sin = 75.4.
+        ((40, 56, 64), (73, 94, 88)),
+    ],
+)
+def test_larger_patch_of_volumes(size, larger):
+    assert larger_patch(size) == larger
+
+
+@pytest.mark.parametrize("size", [(8, 32, 28), (24, 32, 28)])
+def test_volume_and_mask_move_together(size):
+    turned = 0
+    for seed in range(40):
+        np.random.seed(seed)  # noqa: NPY002
+        torch.manual_seed(seed)
+        extent = larger_patch(size)
+        label = torch.zeros((1, *extent), dtype=torch.int16)
+        label[:, : extent[0] // 2, extent[1] // 3 : 2 * extent[1] // 3, extent[2] // 3 : extent[2] // 2] = 1
+        box = [slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(extent, size, strict=True)]
+        centre = label[:, *box]
+        result = augmentation(size)(image=torch.where(label == 1, 3.0, -0.5), segmentation=label.clone())
+        image, moved = result["image"], result["segmentation"]
+        assert image.shape == moved.shape == (1, *size)
+        # Whatever was done to the grey values.
+        assert np.corrcoef(image.flatten(), moved.flatten())[0, 1] > 0.7
+        turned += not torch.equal(moved, centre)
+    assert turned > 25
