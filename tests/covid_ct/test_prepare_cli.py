@@ -82,7 +82,7 @@ def test_what_is_missing_is_added(tmp_path):
     again = run(data, output)
     assert again.returncode == 0, again.stderr
     assert f"3 cases in {output} (1 made, 2 kept)" in again.stdout
-    assert "spacing 6 x 2 x 2 mm" in again.stderr
+    assert "spacing 5.5 x 2 x 2 mm" in again.stderr
 
 
 def test_other_settings(tmp_path):

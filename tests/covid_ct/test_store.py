@@ -154,6 +154,13 @@ def test_leftovers_go(tmp_path):
     assert contents(tmp_path) == before
 
 
+def test_begun_again_after_a_kill_while_it_was_begun(tmp_path):
+    (tmp_path / ".store.json.12-abc.json").write_text("half")
+    begin_store(tmp_path, StoreSettings("test", SPACING))
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["store.json"]
+
+
 def test_cases_by_name(tmp_path):
     store(tmp_path, 3)
     opened = open_store(tmp_path)

@@ -168,7 +168,8 @@ def begin_store(root: Path, settings: StoreSettings) -> None:
         return
     try:
         root.mkdir(parents=True, exist_ok=True)
-        if any(root.iterdir()):
+        # A preparation that was killed right here has left its half-written settings.
+        if not all(path.name.startswith(f".{SETTINGS}.") for path in root.iterdir()):
             raise InputError(f"--output {root} is neither empty nor a store; give another folder")
         text = json.dumps({"version": VERSION, **asdict(settings)}, indent=2) + "\n"
         write_text(root / SETTINGS, text)
@@ -181,7 +182,7 @@ def remove_leftovers(root: Path) -> None:
     for path in entries(root):
         if path.name.startswith(".") and path.is_dir():
             shutil.rmtree(path)
-        elif path.name.startswith(f".{SETTINGS}"):
+        elif path.name.startswith(f".{SETTINGS}."):
             path.unlink()
 
 
