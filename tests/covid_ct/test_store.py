@@ -83,7 +83,10 @@ def test_checksums_are_of_the_files(tmp_path):
         if path.name != "case.json"
     }
     assert case.checksums == expected
-    (case.folder / "mask.b2nd").unlink()
+    mask = case.folder / "mask.b2nd"
+    mask.write_bytes(mask.read_bytes()[:-1] + b"x")
+    assert not case.is_intact()
+    mask.unlink()
     assert not case.is_intact()
 
 
