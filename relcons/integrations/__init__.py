@@ -12,6 +12,7 @@ __all__ = ["split_unet"]
 
 FAMILIES = {
     "dynamic_network_architectures": "relcons.integrations.dna",
+    "monai": "relcons.integrations.monai",
     "segmentation_models_pytorch": "relcons.integrations.smp",
 }
 
@@ -20,8 +21,8 @@ def split_unet(net: nn.Module) -> "UNetParts":
     """Encoder, decoder and head of a supported network, or of a subclass of one.
 
     Args:
-        net: a network of segmentation_models_pytorch or dynamic-network-architectures. It is not
-            copied; of its residual blocks, lambdas become functions that can be pickled.
+        net: a network of segmentation_models_pytorch, dynamic-network-architectures or MONAI. It is not
+            copied; of the residual blocks of the second, lambdas become functions that can be pickled.
 
     Returns:
         Its parts, sharing its modules.
@@ -40,6 +41,7 @@ def split_unet(net: nn.Module) -> "UNetParts":
             parts: UNetParts = import_module(integration).split(net)
             return parts
     raise TypeError(
-        f"cannot split {type(net).__name__}: supported are networks of {' and '.join(sorted(FAMILIES))}; "
-        "pass any other as relcons.UNetParts(encoder, decoder, head, channels=...)"
+        f"cannot split {type(net).__name__}: supported are networks of {', '.join(sorted(FAMILIES))}; pass any other "
+        "as relcons.UNetParts(encoder, decoder, head, channels=...), or as relcons.UNetParts.at(net, name of its "
+        "bottleneck module, example=...)"
     )

@@ -112,6 +112,7 @@ class MultiEncoderUNet(nn.Module):
         self.head = parts.head if parts.head is not None else nn.Identity()
         self.classification_head = parts.classification_head
         self._divisors = parts.divisors
+        self._stacked = parts.stacked
         self._frozen: tuple[str, ...] | None = None
         self._follow(parts)
         self._drop_dead_ends(parts)
@@ -261,11 +262,17 @@ class MultiEncoderUNet(nn.Module):
         else:
             target = self._encode(self.target_encoder, batches)
             logits = self.head(self.decoder(self.fusion(target[0], generals)))
-        if self.outputs == "auto" and not self.training and isinstance(logits, list | tuple):
-            logits = logits[0]
+        if self.outputs == "auto":
+            logits = self._uniform(logits)
         if self.classification_head is not None:
             logits = logits, self.classification_head(target[0][-1])
         return logits, target
+
+    def _uniform(self, logits: Any) -> Any:
+        """Outputs in the one form of every network: a list under deep supervision, a tensor in evaluation mode."""
+        if self._stacked and self.training:
+            return list(logits.unbind(1))
+        return logits[0] if isinstance(logits, list | tuple) and not self.training else logits
 
     def _fuse_bottleneck(self, bottleneck: Tensor, generals: Sequence[Sequence[Tensor]]) -> Tensor:
         fused: list[Tensor] = self.fusion([bottleneck], generals)
@@ -302,12 +309,14 @@ class MultiEncoderUNet(nn.Module):
 
     def _drop_dead_ends(self, parts: UNetParts) -> None:
         """Set parameters that no output depends on to not trainable; refuse the input as a level."""
+
+        def run(x: Tensor) -> tuple[Tensor, Sequence[Tensor], Any]:
+            # Such a decoder has its further outputs in training mode alone; its layers stay in evaluation mode.
+            self.decoder.training = parts.stacked
+            return x, self.target_encoder(x), MultiEncoderUNet.forward(self, x, features=True)
+
         outputs, self.outputs = self.outputs, "native"
-        result = probe(
-            [self],
-            lambda x: (x, self.target_encoder(x), MultiEncoderUNet.forward(self, x, features=True)),
-            parts.examples(),
-        )
+        result = probe([self], run, parts.examples())
         self.outputs = outputs
         if result is None:
             return

@@ -1,7 +1,7 @@
 """The contract between a network and the multi-encoder models: encoder, decoder, head."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from relcons.models.cut import Cut, as_example, cut_at
 
-__all__ = ["Extra", "UNetParts", "wider"]
+__all__ = ["Extra", "UNetParts", "reset_parameters", "small_inputs", "wider"]
 
 Extra = int | Sequence[int]
 
@@ -89,6 +89,11 @@ class UNetParts:
         return None
 
     @property
+    def stacked(self) -> bool:
+        """Whether the outputs of deep supervision come in one tensor ``(B, outputs, C, *spatial)``, finest first."""
+        return False
+
+    @property
     def training(self) -> bool:
         """Mode in which a model made of the parts starts."""
         return self.encoder.training
@@ -104,11 +109,7 @@ class UNetParts:
         With one that it takes, parameters that no output depends on are found and set to not
         trainable. Override it where the network wants another input.
         """
-        first = next((layer for layer in self.encoder.modules() if isinstance(layer, nn.modules.conv._ConvNd)), None)
-        if first is not None:
-            axes = first.weight.ndim - 2
-            for side in (16, 32, 64) if axes == 3 else (32, 64, 128, 224, 256):
-                yield torch.zeros(1, first.in_channels, *[side] * axes)
+        yield from small_inputs(self.encoder)
 
     def copied_encoder(self) -> nn.Module:
         """Encoder of the same architecture with the same weights, sharing nothing."""
@@ -206,15 +207,32 @@ def wider(channels: Sequence[int], extra: Extra) -> tuple[int, ...]:
     return tuple(width + more for width, more in zip(channels, extras, strict=True))
 
 
-def reset_parameters(module: nn.Module) -> None:
-    """Reset every layer of ``module`` by its own ``reset_parameters``; ValueError where that resets not all."""
+def small_inputs(module: nn.Module) -> Iterator[Tensor]:
+    """Batches of one image of common sizes, for the first convolution of ``module``."""
+    first = next((layer for layer in module.modules() if isinstance(layer, nn.modules.conv._ConvNd)), None)
+    if first is not None:
+        axes = first.weight.ndim - 2
+        for side in (16, 32, 64) if axes == 3 else (32, 64, 128, 224, 256):
+            yield torch.zeros(1, first.in_channels, *[side] * axes)
+
+
+def reset_parameters(
+    module: nn.Module, own: Mapping[type[nn.Module], Callable[[nn.Module], object]] | None = None
+) -> None:
+    """Reset every layer of ``module`` by its own ``reset_parameters``; ValueError where that resets not all.
+
+    ``own``: what resets layers of these classes, which have no such method.
+    """
     fix = 'pass a freshly built encoder as general=, or use general="copy"'
+    own = own or {}
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.fill_(torch.nan)
     for name, layer in module.named_modules():
         reset = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
-        if callable(reset):
+        if type(layer) in own:
+            own[type(layer)](layer)
+        elif callable(reset):
             reset()
         elif next(layer.parameters(recurse=False), None) is not None:
             raise ValueError(

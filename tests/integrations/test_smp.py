@@ -196,8 +196,9 @@ def test_dpt_is_refused() -> None:
 
 def test_other_networks_are_refused() -> None:
     message = (
-        "cannot split Linear: supported are networks of dynamic_network_architectures and "
-        "segmentation_models_pytorch; pass any other as relcons.UNetParts(encoder, decoder, head, channels=...)"
+        "cannot split Linear: supported are networks of dynamic_network_architectures, monai, "
+        "segmentation_models_pytorch; pass any other as relcons.UNetParts(encoder, decoder, head, channels=...), or as "
+        "relcons.UNetParts.at(net, name of its bottleneck module, example=...)"
     )
     with pytest.raises(TypeError, match=re.escape(message)):
         split_unet(nn.Linear(2, 2))

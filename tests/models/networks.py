@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import monai.networks.nets
 import segmentation_models_pytorch as smp
 import timm
 import torch
@@ -180,6 +181,38 @@ def timm_case(name: str, side: int = 64) -> Case:
     return Case(f"timm-{name}", build, (1, side, side))
 
 
+def monai_net(name: str, axes: int = 2, **arguments: Any) -> nn.Module:
+    """A small network of MONAI."""
+    levels = {"channels": (4, 6, 8), "strides": (2, 2)}
+    strided = {
+        "kernel_size": [3] * 4,
+        "strides": [1, 2, 2, 2],
+        "upsample_kernel_size": [2] * 3,
+        "filters": [4, 6, 8, 10],
+    }
+    options: dict[str, dict[str, Any]] = {
+        "SegResNet": {"init_filters": 8, "blocks_down": (1, 1, 1), "blocks_up": (1, 1), "norm": "instance"},
+        "FlexibleUNet": {"backbone": "resnet10", "decoder_channels": (8, 8, 8, 4, 4)},
+        "BasicUNet": {"features": (4, 4, 6, 6, 8, 4)},
+        "DynUNet": strided,
+        "SwinUNETR": {"feature_size": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "window_size": 2},
+        "UNet": {**levels, "num_res_units": 1},
+        "AttentionUnet": levels,
+        "VNet": {"dropout_dim": axes},
+    }
+    net: nn.Module = getattr(monai.networks.nets, name)(
+        **{"spatial_dims": axes, "in_channels": 1, "out_channels": 2, **options[name], **arguments}
+    )
+    return net
+
+
+def monai_case(name: str, axes: int, side: int = 16, **arguments: Any) -> Case:
+    label = f"{name}-{axes}D" + "".join(
+        f"-{value if isinstance(value, str) else key}" for key, value in arguments.items()
+    )
+    return Case(label, lambda: monai_net(name, axes, **arguments), (1, *[side] * axes))
+
+
 def own_case(axes: int) -> Case:
     return Case(f"own-{axes}D", lambda: tiny_parts(axes, BATCH_NORMS[axes - 1]), (1, *[8] * axes))
 
@@ -225,5 +258,6 @@ def quiet(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.modules.dropout._DropoutNd):
             layer.p = 0.0
-        if hasattr(layer, "drop_prob"):
-            layer.drop_prob = 0.0
+        for name in ("drop_prob", "drop_connect_rate"):
+            if hasattr(layer, name):
+                setattr(layer, name, 0.0)

@@ -18,6 +18,7 @@ from tests.models.networks import (
     Case,
     dna_case,
     dna_net,
+    monai_case,
     own_case,
     quiet,
     smp_case,
@@ -106,6 +107,10 @@ def test_the_whole_step_is_one_graph_while_the_weight_ramps_up() -> None:
         dna_case(ResidualEncoderUNet, 3, True),
         own_case(1),
         own_case(3),
+        *[monai_case(name, 2) for name in ("SegResNet", "DynUNet", "UNet", "AttentionUnet")],
+        *[monai_case(name, 2, side=32) for name in ("BasicUNet", "VNet")],
+        *[monai_case(name, 2, side=64) for name in ("FlexibleUNet", "SwinUNETR")],
+        monai_case("DynUNet", 3, deep_supervision=True, deep_supr_num=2),
     ],
     ids=str,
 )

@@ -7,7 +7,18 @@ import pytest
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 
 from tests.models.contract import CHECKS, starts_as_the_single_network, whole_method_moves_every_trainable_parameter
-from tests.models.networks import SMP, SWIN, Case, dna_case, nested_case, own_case, smp_case, smp_net, timm_case
+from tests.models.networks import (
+    SMP,
+    SWIN,
+    Case,
+    dna_case,
+    monai_case,
+    nested_case,
+    own_case,
+    smp_case,
+    smp_net,
+    timm_case,
+)
 
 NETWORKS = [
     *[smp_case(architecture) for architecture in SMP],
@@ -22,9 +33,33 @@ NETWORKS = [
         for axes in (2, 3)
         for deep_supervision in (True, False)
     ],
+    monai_case("SegResNet", 2),
+    monai_case("BasicUNet", 2, side=32),
+    monai_case("DynUNet", 3),
+    *[monai_case("DynUNet", axes, deep_supervision=True, deep_supr_num=2) for axes in (2, 3)],
+    monai_case("UNet", 2),
+    monai_case("AttentionUnet", 2),
     timm_case("test_resnet"),
     *[own_case(axes) for axes in (1, 2, 3)],
     *[nested_case(axes) for axes in (1, 2, 3)],
+]
+
+# Networks that are large however they are built, and the others in their further dimension.
+LARGE = [
+    monai_case("DynUNet", 2),
+    monai_case("SegResNet", 3),
+    monai_case("BasicUNet", 3, side=32),
+    monai_case("UNet", 3),
+    monai_case("AttentionUnet", 3),
+    *[
+        case
+        for axes, side in ((2, 64), (3, 32))
+        for case in (
+            monai_case("FlexibleUNet", axes, side=side),
+            monai_case("SwinUNETR", axes, side=side),
+            monai_case("VNet", axes, side=32),
+        )
+    ],
 ]
 
 FULL_SIZE = [
@@ -37,7 +72,7 @@ FULL_SIZE = [
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("case", NETWORKS, ids=str)
+@pytest.mark.parametrize("case", [*NETWORKS, *[pytest.param(case, marks=pytest.mark.slow) for case in LARGE]], ids=str)
 def test_contract(case: Case, check: Callable[[Case], None]) -> None:
     check(case)
 

@@ -1,0 +1,371 @@
+"""Networks of MONAI."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from monai.networks.blocks.upsample import SubpixelUpsample
+from monai.networks.layers.simplelayers import SkipConnection
+from monai.networks.nets.attentionunet import AttentionLayer, AttentionUnet
+from monai.networks.nets.basic_unet import BasicUNet
+from monai.networks.nets.dynunet import DynUNet
+from monai.networks.nets.flexible_unet import FLEXUNET_BACKBONE, FlexibleUNet
+from monai.networks.nets.segresnet import SegResNet
+from monai.networks.nets.swin_unetr import SwinUNETR, WindowAttention
+from monai.networks.nets.unet import UNet
+from monai.networks.nets.vnet import VNet
+from monai.networks.utils import icnr_init
+from torch import Tensor, nn
+
+from relcons.models.parts import Extra, UNetParts, reset_parameters, small_inputs, wider
+from relcons.models.reach import evaluating, probe
+
+__all__ = ["MonaiParts", "split"]
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@dataclass(frozen=True, eq=False)
+class MonaiParts(UNetParts):
+    """Parts of a MONAI network, which is kept for its mode and its initialiser."""
+
+    net: Any = field(kw_only=True)
+    smallest: Sequence[int] = field(kw_only=True)  # size of an input whose bottleneck has one position
+    multiples: Sequence[int] | None = field(kw_only=True, default=None)
+
+    @property
+    def training(self) -> bool:
+        """Mode of the network."""
+        return bool(self.net.training)
+
+    @property
+    def stacked(self) -> bool:
+        """DynUNet stacks the outputs of deep supervision."""
+        return isinstance(self.net, DynUNet) and self.net.deep_supervision
+
+    @property
+    def divisors(self) -> tuple[int, ...] | None:
+        """What the network insists on."""
+        return None if self.multiples is None else tuple(self.multiples)
+
+    def examples(self) -> Iterator[Tensor]:
+        """The smallest input whose bottleneck has two positions: instance norm refuses a single one."""
+        yield _example(self.encoder, self.smallest)
+
+    def fresh_encoder(self) -> nn.Module:
+        """Encoder with weights drawn anew as the network's own constructor draws them."""
+        if isinstance(self.net, FlexibleUNet):
+            return _rebuilt_backbone(self.net)
+        encoder = self.copied_encoder()
+        _reset(encoder, self.net)
+        return encoder
+
+
+def split(net: nn.Module) -> UNetParts:
+    """Parts of ``net``, sharing its layers.
+
+    UNet, AttentionUnet and VNet nest encoder and decoder: they are cut at their innermost level, see
+    [`UNetParts.at`][relcons.UNetParts.at], and take ``fusion="project"`` alone.
+
+    Raises:
+        TypeError: ``net`` is another network, or has a forward pass of its own.
+    """
+    for kind, take_apart in _FAMILIES.items():
+        if isinstance(net, kind) and all(
+            getattr(type(net), method, None) is getattr(kind, method, None)
+            for method in ("forward", "encode", "decode")
+        ):
+            return take_apart(net)
+    raise TypeError(
+        f"cannot split {type(net).__name__}: supported of MONAI are {', '.join(kind.__name__ for kind in _FAMILIES)} "
+        "and their subclasses with the same forward pass; pass any other as "
+        "relcons.UNetParts(encoder, decoder, head, channels=...), or as relcons.UNetParts.at(net, name of its "
+        "bottleneck module, example=...)"
+    )
+
+
+class DownPath(nn.Module):
+    """Stages of an encoder, each running on the map of the one before.
+
+    Args:
+        stages: by their names in the network; a list of stages is run in its order.
+    """
+
+    def __init__(self, **stages: nn.Module) -> None:
+        super().__init__()
+        for name, stage in stages.items():
+            self.add_module(name, stage)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map of every stage."""
+        return [x := stage(x) for child in self.children() for stage in _listed(child)]
+
+
+class UpPath(nn.Module):
+    """Blocks of a decoder, each taking the map of the one before and a skip connection.
+
+    Args:
+        blocks: by their names in the network, from the bottleneck on; a list of blocks is run in its order.
+    """
+
+    def __init__(self, **blocks: nn.Module) -> None:
+        super().__init__()
+        for name, block in blocks.items():
+            self.add_module(name, block)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Features at full resolution."""
+        x, skips = maps[-1], [*maps[-2::-1], None]  # None for the last of FlexibleUNet's blocks
+        blocks = [block for child in self.children() for block in _listed(child)]
+        for block, skip in zip(blocks, skips, strict=False):
+            x = block(x, skip)
+        return x
+
+
+class SegResNetEncoder(nn.Module):
+    """Layers of `SegResNet.encode`."""
+
+    def __init__(self, net: SegResNet) -> None:
+        super().__init__()
+        self.convInit, self.down_layers = net.convInit, net.down_layers
+        self.dropout = net.dropout if net.dropout_prob is not None else nn.Identity()
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map of every level."""
+        x = self.dropout(self.convInit(x))
+        return [x := down(x) for down in self.down_layers]
+
+
+class SegResNetDecoder(nn.Module):
+    """Layers of `SegResNet.decode` up to the final convolution."""
+
+    def __init__(self, net: SegResNet) -> None:
+        super().__init__()
+        self.up_layers, self.up_samples = net.up_layers, net.up_samples
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Features at full resolution."""
+        x = maps[-1]
+        for up_sample, up_layer, skip in zip(self.up_samples, self.up_layers, maps[-2::-1], strict=True):
+            x = up_layer(up_sample(x) + skip)
+        return x
+
+
+class DynUNetDecoder(nn.Module):
+    """Expanding path of a DynUNet with its outputs, stacked in training under deep supervision."""
+
+    def __init__(self, net: DynUNet) -> None:
+        super().__init__()
+        self.upsamples, self.output_block = net.upsamples, net.output_block
+        self.deep_supervision_heads = net.deep_supervision_heads if net.deep_supervision else nn.ModuleList()
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Logits ``(B, C, *spatial)``, or of every output ``(B, outputs, C, *spatial)``, finest first."""
+        x, levels = maps[-1], []
+        for up, skip in zip(self.upsamples, maps[-2::-1], strict=True):
+            levels.append(x := up(x, skip))
+        logits: Tensor = self.output_block(x)
+        if not (self.training and self.deep_supervision_heads):
+            return logits
+        finer = levels[-2::-1][: len(self.deep_supervision_heads)]
+        others = [head(level) for head, level in zip(self.deep_supervision_heads, finer, strict=True)]
+        size = logits.shape[2:]
+        return torch.stack([logits, *(nn.functional.interpolate(other, size) for other in others)], dim=1)
+
+
+class SwinUNETREncoder(nn.Module):
+    """Transformer of a SwinUNETR with the blocks on the way to its decoder."""
+
+    def __init__(self, net: SwinUNETR) -> None:
+        super().__init__()
+        self.swinViT, self.normalize = net.swinViT, net.normalize
+        self.encoder1, self.encoder2, self.encoder3 = net.encoder1, net.encoder2, net.encoder3
+        self.encoder4, self.encoder10 = net.encoder4, net.encoder10
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map of every level."""
+        hidden = self.swinViT(x, self.normalize)
+        skips = [self.encoder2(hidden[0]), self.encoder3(hidden[1]), self.encoder4(hidden[2]), hidden[3]]
+        return [self.encoder1(x), *skips, self.encoder10(hidden[4])]
+
+
+def _listed(child: nn.Module) -> list[nn.Module]:
+    return list(child) if isinstance(child, nn.ModuleList) else [child]
+
+
+def _segresnet(net: SegResNet) -> UNetParts:
+    step = (2 ** (len(net.blocks_down) - 1),) * net.spatial_dims
+    head = net.conv_final if net.use_conv_final else None
+    return _parts(net, SegResNetEncoder(net), SegResNetDecoder(net), head, smallest=step, multiples=step)
+
+
+def _flexible_unet(net: FlexibleUNet) -> UNetParts:
+    step = (2 ** (net.skip_connect + 1),) * net.spatial_dims
+    pads = all(block.is_pad for block in net.decoder.blocks)
+    multiples = None if pads else step
+    return _parts(
+        net, net.encoder, UpPath(blocks=net.decoder.blocks), net.segmentation_head, smallest=step, multiples=multiples
+    )
+
+
+def _basic_unet(net: BasicUNet) -> UNetParts:
+    smallest = (16,) * (net.final_conv.weight.ndim - 2)
+    down = DownPath(conv_0=net.conv_0, down_1=net.down_1, down_2=net.down_2, down_3=net.down_3, down_4=net.down_4)
+    up = UpPath(upcat_4=net.upcat_4, upcat_3=net.upcat_3, upcat_2=net.upcat_2, upcat_1=net.upcat_1)
+    return _parts(net, down, up, net.final_conv, smallest=smallest)
+
+
+def _dynunet(net: DynUNet) -> UNetParts:
+    strides = [[stride] * net.spatial_dims if isinstance(stride, int) else stride for stride in net.strides]
+    step = tuple(math.prod(along) for along in zip(*strides, strict=True))
+    down = DownPath(input_block=net.input_block, downsamples=net.downsamples, bottleneck=net.bottleneck)
+    return _parts(net, down, DynUNetDecoder(net), None, smallest=step, multiples=step)
+
+
+def _swin_unetr(net: SwinUNETR) -> UNetParts:
+    step = (net.patch_size**5,) * (net.swinViT.patch_embed.proj.weight.ndim - 2)
+    up = UpPath(
+        decoder5=net.decoder5,
+        decoder4=net.decoder4,
+        decoder3=net.decoder3,
+        decoder2=net.decoder2,
+        decoder1=net.decoder1,
+    )
+    return _parts(net, SwinUNETREncoder(net), up, net.out, smallest=step, multiples=step)
+
+
+def _innermost(kind: type[nn.Module]) -> Callable[[nn.Module], UNetParts]:
+    """Cut at what the innermost module of a kind goes around."""
+
+    def take_apart(net: nn.Module) -> UNetParts:
+        names = [name for name, module in net.named_modules() if isinstance(module, kind)]
+        return _cut(net, f"{names[-1]}.submodule")  # the order is depth first, and each is inside of the last one
+
+    return take_apart
+
+
+def _cut(net: nn.Module, name: str) -> UNetParts:
+    for outer, module in net.named_modules():
+        if type(module).__name__ == "ActivationCheckpointWrapper" and name.startswith(outer):
+            raise TypeError(
+                f"cannot split {type(net).__name__}: it runs its bottleneck {name!r} again in the backward pass; "
+                "build the network without activation checkpointing"
+            )
+    found = probe([net], lambda x: (x, net(x)), small_inputs(net))
+    if found is None:
+        raise TypeError(
+            f"cannot split {type(net).__name__}: it takes none of the small images tried; pass "
+            f"relcons.UNetParts.at(net, {name!r}, example=a batch that it takes)"
+        )
+    return UNetParts.at(net, name, example=found[0].detach())
+
+
+_FAMILIES: dict[type[nn.Module], Callable[[Any], UNetParts]] = {
+    SegResNet: _segresnet,
+    FlexibleUNet: _flexible_unet,
+    BasicUNet: _basic_unet,
+    DynUNet: _dynunet,
+    SwinUNETR: _swin_unetr,
+    UNet: _innermost(SkipConnection),
+    AttentionUnet: _innermost(AttentionLayer),
+    VNet: lambda net: _cut(net, "down_tr256"),
+}
+
+
+def _parts(
+    net: nn.Module,
+    encoder: nn.Module,
+    decoder: nn.Module,
+    head: nn.Module | None,
+    *,
+    smallest: Sequence[int],
+    multiples: Sequence[int] | None = None,
+) -> UNetParts:
+    kept = set(net.modules())
+    for layer in (*encoder.modules(), *decoder.modules()):
+        if layer not in kept:  # built here
+            layer.training = net.training
+    maps = probe([encoder], encoder, [_example(encoder, smallest)])
+    if maps is None:
+        raise TypeError(
+            f"cannot split {type(net).__name__}: its encoder does not take an image of "
+            f"{tuple(_example(encoder, smallest).shape)}, so it was changed after it was built; pass "
+            "relcons.UNetParts(encoder, decoder, head, channels=...)"
+        )
+    channels = tuple(features.shape[1] for features in maps)
+
+    def widen(extra: Extra) -> nn.Module:
+        sizes = [(1, width, *features.shape[2:]) for width, features in zip(wider(channels, extra), maps, strict=True)]
+        fresh = _widened(decoder, [features.new_zeros(size) for features, size in zip(maps, sizes, strict=True)], net)
+        _reset(fresh, net)
+        return fresh.requires_grad_(True)
+
+    return MonaiParts(encoder, decoder, head, channels, widen, net=net, smallest=smallest, multiples=multiples)
+
+
+def _example(encoder: nn.Module, smallest: Sequence[int]) -> Tensor:
+    first = next(layer for layer in encoder.modules() if isinstance(layer, nn.modules.conv._ConvNd))
+    return torch.zeros(1, first.in_channels, 2 * smallest[0], *smallest[1:])
+
+
+def _reset(module: nn.Module, net: nn.Module) -> None:
+    """Draw the weights of a part of ``net`` anew, as MONAI's constructors do."""
+    reset_parameters(module, own={WindowAttention: _reset_attention})
+    for layer in module.modules():
+        if isinstance(layer, SubpixelUpsample) and isinstance(layer.conv_block, nn.modules.conv._ConvNd):
+            icnr_init(layer.conv_block, layer.scale_factor)  # type: ignore[no-untyped-call]
+    if isinstance(net, DynUNet):
+        module.apply(net.initialize_weights)
+
+
+def _reset_attention(layer: Any) -> None:
+    nn.init.trunc_normal_(layer.relative_position_bias_table, std=0.02)
+
+
+def _widened(decoder: nn.Module, maps: list[Tensor], net: nn.Module) -> nn.Module:
+    """Copy of ``decoder`` whose convolutions take ``maps``: each is widened when it meets more channels than it takes.
+
+    Their new weights are not set.
+    """
+    decoder = copy.deepcopy(decoder)
+
+    def widen(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if isinstance(layer, nn.modules.conv._ConvNd) and inputs[0].shape[1] != layer.in_channels:
+            axis = 0 if isinstance(layer, _TRANSPOSED) else 1
+            shape = list(layer.weight.shape)
+            shape[axis] = shape[axis] * inputs[0].shape[1] // layer.in_channels  # of a group, if there are several
+            layer.weight = nn.Parameter(layer.weight.new_zeros(shape))
+            layer.in_channels = inputs[0].shape[1]
+
+    hooks = [layer.register_forward_pre_hook(widen) for layer in decoder.modules()]
+    try:
+        with evaluating([decoder]), torch.no_grad():
+            decoder(maps)
+    except RuntimeError as error:
+        raise ValueError(
+            f'fusion="concat": the decoder of {type(net).__name__} does not concatenate all of these maps ({error}); '
+            'use fusion="project", or leave skip connections out of fuse_levels'
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return decoder
+
+
+def _rebuilt_backbone(net: FlexibleUNet) -> nn.Module:
+    """Encoder of a FlexibleUNet built anew, without pretrained weights."""
+    backbone = FLEXUNET_BACKBONE.register_dict[net.backbone]
+    first = next(layer for layer in net.encoder.modules() if isinstance(layer, nn.modules.conv._ConvNd))
+    # The table keeps the arguments of the network built last.
+    arguments = {**backbone["parameter"], "spatial_dims": net.spatial_dims, "in_channels": first.in_channels}
+    encoder: nn.Module = backbone["type"](**{**arguments, "pretrained": False})
+    if repr(encoder) != repr(net.encoder):
+        raise ValueError(
+            f'general="reset": the backbone that {net.backbone!r} names is not like net\'s, which was changed after it '
+            'was built; pass an encoder as general=, or use general="copy"'
+        )
+    like = next(net.encoder.parameters())
+    return encoder.to(like.device, like.dtype).train(net.encoder.training)
