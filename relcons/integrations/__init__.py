@@ -1,14 +1,14 @@
 """Networks of other libraries as encoder, decoder and head: one file knows one neighbour."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 if TYPE_CHECKING:  # models.multi_encoder imports this module
     from relcons.models.parts import UNetParts
 
-__all__ = ["split_unet"]
+__all__ = ["build_network", "split_unet"]
 
 FAMILIES = {
     "dynamic_network_architectures": "relcons.integrations.dna",
@@ -45,3 +45,27 @@ def split_unet(net: nn.Module) -> "UNetParts":
         "as relcons.UNetParts(encoder, decoder, head, channels=...), or as relcons.UNetParts.at(net, name of its "
         "bottleneck module, example=...)"
     )
+
+
+def build_network(family: str, name: str, arguments: dict[str, Any]) -> nn.Module:
+    """Network of a supported family, with weights of no meaning: ``UNetParts.describe`` backwards.
+
+    Args:
+        family: name of the library, one of ``FAMILIES``.
+        name: class of the network, of the fixed table of that library's integration.
+        arguments: what it was built with, as JSON holds it.
+
+    Raises:
+        ValueError: family or name is in no table, or an argument is refused.
+        ImportError: the library is not installed.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"network of family {family!r}; known are {', '.join(sorted(FAMILIES))}")
+    try:
+        integration = import_module(FAMILIES[family])
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"the network is of {family}, which is not installed; install it with pip", name=family
+        ) from error
+    network: nn.Module = integration.build(name, arguments)
+    return network

@@ -8,13 +8,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
 
 from relcons.models.nested import shallow_copy
 from relcons.models.parts import Extra, UNetParts, reset_parameters, wider
 
-__all__ = ["DnaParts", "split"]
+__all__ = ["DnaParts", "build", "describe", "split"]
 
 # What a decoder reads of an encoder.
 _ENCODER_FACTS = (
@@ -30,6 +32,19 @@ _ENCODER_FACTS = (
     "output_channels",
     "strides",
 )
+
+# What a configuration may name: networks, and for every argument that is a class the classes that it may be.
+NETWORKS: dict[str, Any] = {kind.__name__: kind for kind in (PlainConvUNet, ResidualEncoderUNet)}
+CLASSES: dict[str, tuple[Any, ...]] = {
+    "conv_op": (nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    "norm_op": (
+        *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+        *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    ),
+    "dropout_op": (nn.AlphaDropout, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+    "nonlin": (nn.ELU, nn.GELU, nn.Hardswish, nn.LeakyReLU, nn.Mish, nn.PReLU, nn.ReLU, nn.SELU, nn.SiLU),
+    "block": (BasicBlockD, BottleneckD),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +69,10 @@ class DnaParts(UNetParts):
         sizes[0] *= 2
         first = next(layer for layer in self.encoder.modules() if isinstance(layer, nn.modules.conv._ConvNd))
         yield torch.zeros(1, first.in_channels, *sizes)
+
+    def describe(self) -> dict[str, Any] | None:
+        """Arguments read back from the network."""
+        return describe(self.net)
 
     def fresh_encoder(self) -> nn.Module:
         """Encoder with weights drawn anew by the network's own initialiser."""
@@ -85,6 +104,70 @@ def split(net: nn.Module) -> UNetParts:
         widen=_widener(net, decoder),
         net=net,
     )
+
+
+def describe(net: Any) -> dict[str, Any] | None:
+    """Class and arguments of ``net``, read back from its layers.
+
+    None for classes that are not in the tables, the library's own ``pydoc.locate`` being no option: it
+    imports whatever a file names.
+    """
+    if NETWORKS.get(type(net).__name__) is not type(net):
+        return None
+    try:
+        arguments = _read_back(net)
+    except (AttributeError, IndexError, StopIteration):  # layers were replaced after it was built
+        return None
+    for argument, known in CLASSES.items():
+        kind = arguments.get(argument)
+        if kind is None:
+            continue
+        if kind not in known:
+            return None
+        arguments[argument] = kind.__name__
+    return {"family": "dynamic_network_architectures", "class": type(net).__name__, "arguments": arguments}
+
+
+def _read_back(net: Any) -> dict[str, Any]:
+    encoder, decoder = net.encoder, net.decoder
+    first = next(layer for layer in encoder.modules() if isinstance(layer, nn.modules.conv._ConvNd))
+    facts = {name: copy.deepcopy(getattr(encoder, name)) for name in _ENCODER_FACTS if name != "output_channels"}
+    arguments = {
+        "input_channels": first.in_channels,
+        "num_classes": decoder.num_classes,
+        "n_stages": len(encoder.stages),
+        "features_per_stage": list(encoder.output_channels),
+        "n_conv_per_stage_decoder": [len(stage.convs) for stage in decoder.stages],
+        "deep_supervision": bool(decoder.deep_supervision),
+        **facts,
+    }
+    if isinstance(net, PlainConvUNet):
+        arguments["n_conv_per_stage"] = [len(stage[-1].convs) for stage in encoder.stages]
+        arguments["nonlin_first"] = _nonlin_first(decoder)
+        return arguments
+    blocks = [stage.blocks for stage in encoder.stages]
+    arguments["n_blocks_per_stage"] = [len(stage) for stage in blocks]
+    arguments["block"] = type(blocks[0][0])
+    arguments["stem_channels"] = encoder.stem.convs[0].output_channels
+    if isinstance(blocks[0][0], BottleneckD):
+        arguments["bottleneck_channels"] = [stage[0].conv1.output_channels for stage in blocks]
+    return arguments
+
+
+def build(name: str, arguments: dict[str, Any]) -> nn.Module:
+    """Network of a configuration; classes come from the tables alone."""
+    if name not in NETWORKS:
+        raise ValueError(f"network {name!r}; known of dynamic-network-architectures are {', '.join(NETWORKS)}")
+    arguments = dict(arguments)
+    for argument, known in CLASSES.items():
+        if arguments.get(argument) is None:
+            continue
+        kinds = {kind.__name__: kind for kind in known}
+        if arguments[argument] not in kinds:
+            raise ValueError(f"{argument} {arguments[argument]!r}; known are {', '.join(kinds)}")
+        arguments[argument] = kinds[arguments[argument]]
+    net: nn.Module = NETWORKS[name](**arguments)
+    return net
 
 
 def _identity(x: Tensor) -> Tensor:

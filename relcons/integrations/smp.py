@@ -1,9 +1,13 @@
 """Networks of segmentation_models_pytorch."""
 
+import copy
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import segmentation_models_pytorch as smp
+import timm
 import torch
 from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.base.initialization import initialize_decoder
@@ -11,7 +15,7 @@ from torch import Tensor, nn
 
 from relcons.models.parts import Extra, UNetParts, wider
 
-__all__ = ["SmpParts", "split"]
+__all__ = ["SmpParts", "build", "describe", "split"]
 
 # Decoder argument -> argument of the network, per architecture; all decoders take encoder_channels too.
 _UNET = {
@@ -66,6 +70,21 @@ DECODERS: dict[str, dict[str, str]] = {
     },
 }
 
+# What a configuration may name.
+NETWORKS = (
+    "DeepLabV3",
+    "DeepLabV3Plus",
+    "FPN",
+    "Linknet",
+    "MAnet",
+    "PAN",
+    "PSPNet",
+    "Segformer",
+    "UPerNet",
+    "Unet",
+    "UnetPlusPlus",
+)
+
 
 @dataclass(frozen=True, eq=False)
 class SmpParts(UNetParts):
@@ -96,6 +115,10 @@ class SmpParts(UNetParts):
         built_for = [size] if isinstance(size, int) else []
         for side in [*built_for, 64, 128, 224, 256, 384, 512]:
             yield torch.zeros(1, self.net.encoder._in_channels, side, side)
+
+    def describe(self) -> dict[str, Any] | None:
+        """The library's own configuration."""
+        return describe(self.net)
 
     def fresh_encoder(self) -> nn.Module:
         """Encoder built anew by the library, without pretrained weights."""
@@ -131,6 +154,35 @@ def split(net: SegmentationModel) -> UNetParts:
         widen=_widener(net),
         net=net,
     )
+
+
+def describe(net: nn.Module) -> dict[str, Any] | None:
+    """Class and arguments of ``net``; None for classes that are not the library's own."""
+    name = type(net).__name__
+    if name not in NETWORKS or type(net) is not getattr(smp, name, None):
+        return None
+    arguments = {key: copy.deepcopy(value) for key, value in _arguments(net).items() if not key.startswith("_")}
+    arguments["encoder_weights"] = None
+    return {"family": "segmentation_models_pytorch", "class": name, "arguments": arguments}
+
+
+def build(name: str, arguments: dict[str, Any]) -> nn.Module:
+    """Network of a configuration, from the tables of the library and of timm; it fetches and reads no file."""
+    if name not in NETWORKS:
+        raise ValueError(f"network {name!r}; known of segmentation_models_pytorch are {', '.join(NETWORKS)}")
+    encoder = arguments.get("encoder_name", "resnet34")
+    # timm takes a name with a scheme for a place to fetch from.
+    if not isinstance(encoder, str) or not (
+        encoder in smp.encoders.encoders or (encoder.startswith("tu-") and timm.is_model(encoder[3:]))
+    ):
+        raise ValueError(f"encoder_name {encoder!r} is neither in segmentation_models_pytorch's table nor in timm's")
+    # Arguments of that function that fetch weights or open files reach it through the encoder's.
+    loading = set(inspect.signature(timm.create_model).parameters) & set(arguments)
+    loading |= {argument for argument in arguments if argument.startswith("pretrained")}
+    if loading:
+        raise ValueError(f"argument {min(loading)!r} would load something beside the network")
+    net: nn.Module = getattr(smp, name)(**{**arguments, "encoder_weights": None})
+    return net
 
 
 def _widener(net: SegmentationModel) -> Callable[[Extra], nn.Module]:
@@ -172,7 +224,7 @@ def _build_decoder(net: SegmentationModel, channels: Sequence[int]) -> nn.Module
     return decoder
 
 
-def _arguments(net: SegmentationModel) -> dict[str, Any]:
+def _arguments(net: Any) -> dict[str, Any]:
     """Arguments that ``net`` was built with; the library keeps None where there were none."""
     return dict(net.config or {})
 

@@ -111,6 +111,10 @@ class UNetParts:
         """
         yield from small_inputs(self.encoder)
 
+    def describe(self) -> dict[str, Any] | None:
+        """The network as ``family``, ``class`` and ``arguments`` for ``config.json``; None where no table has it."""
+        return None
+
     def copied_encoder(self) -> nn.Module:
         """Encoder of the same architecture with the same weights, sharing nothing."""
         return copy.deepcopy(self.encoder)
