@@ -48,10 +48,9 @@ model = {kind}.from_pretrained({call})
 Not described by the program that saved the model. Its author knows the data, the results, the intended use, the
 limits{licence_too}.
 """
-_OWN = (
-    " `net` is\nthe network that the model was made of, built anew as it was (its weights do not matter): it is none that"
-    " relcons can\nbuild by name."
-)
+_OWN = """ `net` is
+the network that the model was made of, built anew as it was (its weights do not matter): it is none that
+relcons can build by name."""
 
 
 def write_card(config: dict[str, Any], licence: str | None) -> str:

@@ -281,7 +281,8 @@ class MultiEncoderUNet(nn.Module):
         """
         from relcons.models import shipping
 
-        return shipping.load(path, net, general, cls, _kinds())  # type: ignore[return-value]
+        model: Self = shipping.load(path, net, general, cls, _kinds())
+        return model
 
     def push_to_hub(
         self,

@@ -49,16 +49,15 @@ def save(model: Any, folder: str | os.PathLike[str], kinds: tuple[type[Any], ...
         _write(folder / CARD, lambda path: path.write_text(card, encoding="utf-8"))
 
 
-def load(
-    path: str | os.PathLike[str], net: Any, general: Any, cls: type[Any], kinds: tuple[type[Any], ...]
-) -> nn.Module:
+def load(path: str | os.PathLike[str], net: Any, general: Any, cls: type[Any], kinds: tuple[type[Any], ...]) -> Any:
     """Model of a folder or of the hub, in evaluation mode."""
     folder = _local(path)
     config = _read_config(folder / CONFIG)
     model = _build(config, folder / CONFIG, _class(config, folder / CONFIG, cls, kinds), net, general)
     _fill(model, folder / WEIGHTS)
     _restore_training(model, config, folder / CONFIG)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def push(
@@ -146,9 +145,8 @@ def _build(config: dict[str, Any], file: Path, kind: type[Any], net: Any, genera
                 )
             net = _named_network(config["network"], file)
         options = dict(config["options"])
-        generals = options.pop("generals")
-        if kind.__name__ != "DualEncoderUNet" and config["class"] != "DualEncoderUNet":
-            options["generals"] = generals
+        if config["class"] == "DualEncoderUNet":
+            options.pop("generals")
         try:
             model = kind(net, general=general, **options)
         except ValueError as error:
@@ -176,7 +174,7 @@ def _set_deep_supervision(model: Any, value: Any) -> None:
 
 def _class(config: dict[str, Any], file: Path, cls: type[Any], kinds: tuple[type[Any], ...]) -> type[Any]:
     kind = next(kind for kind in kinds if kind.__name__ == config["class"])
-    if issubclass(cls, kind):
+    if next(own for own in kinds if issubclass(cls, own)) is kind:
         return cls
     if issubclass(kind, cls):
         return kind
@@ -268,8 +266,8 @@ def _check_match(state: dict[str, Tensor], saved: dict[str, Tensor], file: Path)
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError(
-            f"{file} does not match the model: it has {', '.join(problems[:3])}{more}; pass a net= (and a general=, for "
-            "encoders of your own) built like the one that was saved, or take both files from one folder"
+            f"{file} does not match the model: it has {', '.join(problems[:3])}{more}; pass a net= (and a general=, "
+            "for encoders of your own) built like the one that was saved, or take both files from one folder"
         )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -96,7 +96,36 @@ def test_the_whole_step_is_one_graph_while_the_weight_ramps_up() -> None:
     assert counter.frame_count == 1
 
 
+EVERY = [
+    *[smp_case(architecture) for architecture in SMP],
+    smp_case("FPN", "tu-test_convnext"),
+    smp_case("Segformer", "mit_b0"),
+    smp_case("UPerNet", **SWIN),
+    *[dna_case(kind, axes, axes == 3) for kind in (PlainConvUNet, ResidualEncoderUNet) for axes in (2, 3)],
+    own_case(1),
+    own_case(3),
+]
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("case", EVERY, ids=str)
+def test_training_is_free_of_graph_breaks(case: Case) -> None:
+    counter = compare(DualEncoderUNet(case.build(), general="reset"), case, fullgraph=True)
+    assert counter.frame_count <= 2  # a graph anew for every one of the steps would be at least 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", EVERY, ids=str)
+def test_inference_is_free_of_graph_breaks(case: Case) -> None:
+    model = DualEncoderUNet(case.build(), general="reset").double().eval()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    x = case.batch().double()
+    with torch.inference_mode():
+        assert torch.allclose(compiled(x), model(x), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Online softmax is disabled on the fly:UserWarning")  # inductor's own
 @pytest.mark.parametrize(
     "case",
     [
@@ -111,12 +140,23 @@ def test_the_whole_step_is_one_graph_while_the_weight_ramps_up() -> None:
         *[monai_case(name, 2, side=32) for name in ("BasicUNet", "VNet")],
         *[monai_case(name, 2, side=64) for name in ("FlexibleUNet", "SwinUNETR")],
         monai_case("DynUNet", 3, deep_supervision=True, deep_supr_num=2),
+        smp_case("Unet", encoder_depth=2, decoder_channels=(8, 8)),
+        Case("PlainConvUNet", lambda: dna_net(features=(4, 6)), (1, 8, 8)),
     ],
     ids=str,
 )
-def test_compiles(case: Case) -> None:
-    counter = compare(DualEncoderUNet(case.build(), general="reset"), case, fullgraph=False)
-    assert counter.frame_count <= 2  # a graph anew for every one of the steps would be at least 3
+def test_inductor(case: Case) -> None:
+    model = DualEncoderUNet(case.build(), general="reset")
+    quiet(model)
+    twin = copy.deepcopy(model)
+    batches = [(case.batch(), case.batch()) for _ in range(STEPS)]
+    found = train(model, torch.compile(model, fullgraph=True), batches, RelationLoss())
+    expected = train(twin, twin, batches, RelationLoss())
+    assert torch.allclose(torch.stack(found), torch.stack(expected), rtol=1e-3)
+    model.eval()
+    with torch.no_grad():
+        compiled = torch.compile(model, fullgraph=True)(batches[0][0])
+        assert torch.allclose(compiled, model(batches[0][0]), rtol=1e-4, atol=1e-5)
 
 
 def test_every_way_of_calling_in_evaluation() -> None:
