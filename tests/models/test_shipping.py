@@ -1,6 +1,7 @@
 """Models saved and loaded: equal outputs from a folder that runs nothing, one clear message for any other."""
 
 import json
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -51,11 +52,17 @@ def tiny_net(**options: Any) -> nn.Module:
     return dna_net(PlainConvUNet, deep_supervision=False, features=(2, 4), **options)
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "saved"
+    different(tiny_net()).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A saved model."""
-    different(tiny_net()).save_pretrained(tmp_path / "saved")
-    return tmp_path / "saved"
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A saved model, to be damaged."""
+    return Path(shutil.copytree(saved, tmp_path / "saved"))
 
 
 def change(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
