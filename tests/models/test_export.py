@@ -67,8 +67,8 @@ def test_export(case: Case) -> None:
 
 
 def test_export_depends_on_both_encoders() -> None:
-    model = model_of(FEW[0])
-    x = FEW[0].batch()
+    model = model_of(FEW[1])
+    x = FEW[1].batch()
     before = exported(model, x).module()(x)
     with torch.no_grad():
         next(model.general_encoder.parameters()).add_(1)
