@@ -71,7 +71,7 @@ class Workspace:
             "PYTHONPATH": str(ROOT),
             "nnUNet_extTrainer": os.pathsep.join([str(shim), str(trainers)]),
             "nnUNet_compile": "f",
-            "nnUNet_n_proc_DA": "0",
+            "nnUNet_n_proc_DA": "1",
             "nnUNet_def_n_proc": "1",
             "OMP_NUM_THREADS": "2",
             "SHORT_EPOCHS": "1",
@@ -155,7 +155,7 @@ def run_whole_path(workspace: Workspace, configuration: str) -> None:
     for command in commands:
         workspace.run(command)
 
-    workspace.run(f"{train} ShortRelCons", RELCONS_SOURCE="902", nnUNet_n_proc_DA="1")
+    workspace.run(f"{train} ShortRelCons", RELCONS_SOURCE="902")
     folder = workspace.results("ShortRelCons", configuration)
     start, first = checkpoint(folder / "start_of_epoch_0.pth"), checkpoint(folder / "checkpoint_final.pth")
     assert first["current_epoch"] == 1
@@ -165,7 +165,7 @@ def run_whole_path(workspace: Workspace, configuration: str) -> None:
     assert first["logging"]["relation_general"][0] > 0 > first["logging"]["relation_target"][0]
     assert (folder / "validation/summary.json").is_file()
 
-    workspace.run(f"{train} ShortRelCons --c", RELCONS_SOURCE=SOURCE, SHORT_EPOCHS="2")
+    workspace.run(f"{train} ShortRelCons --c", RELCONS_SOURCE=SOURCE, SHORT_EPOCHS="2", nnUNet_n_proc_DA="0")
     second = checkpoint(folder / "checkpoint_final.pth")
     assert second["current_epoch"] == 2
     assert len(second["logging"]["relation_general"]) == 2
@@ -186,7 +186,7 @@ def run_whole_path(workspace: Workspace, configuration: str) -> None:
         assert predicted.shape == shape
         assert set(np.unique(np.asarray(predicted.dataobj))) <= {0, 1}
 
-    workspace.run(f"{train} ShortRelConsTarget")
+    workspace.run(f"{train} ShortRelConsTarget", nnUNet_n_proc_DA="0")
     folder = workspace.results("ShortRelConsTarget", configuration)
     start, end = checkpoint(folder / "start_of_epoch_0.pth"), checkpoint(folder / "checkpoint_final.pth")
     assert not moved(start, end["network_weights"], "general_encoders.")

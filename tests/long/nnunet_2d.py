@@ -1,4 +1,4 @@
-"""nnU-Net's command lines in 2D: ``pytest tests/long/test_nnunet_2d.py -m slow``."""
+"""nnU-Net's command lines in 2D: ``pytest tests/long/nnunet_2d.py -m slow``."""
 
 from pathlib import Path
 
