@@ -55,8 +55,9 @@ class nnUNetTrainerRelCons(nnUNetTrainer):  # type: ignore[misc]
         target: whether $L_T$ is used.
         freeze_general: whether the general encoder stays as it was drawn.
         peak: $\lambda$ at the end of training.
-        reduction: of the relation distance: ``"sum"`` as the paper prints it, ``"row_mean"`` or
-            ``"mean"`` where the weight shall not depend on the width of the bottleneck.
+        reduction: of the relation distance, see
+            [`relation_distance`][relcons.functional.relation_distance]. ``"row_mean"`` keeps the
+            meaning of one $\lambda$ over the widths that nnU-Net plans; the paper prints ``"sum"``.
 
     Raises:
         ValueError: before training, where the source data set or the checkpoint cannot be used.
@@ -68,7 +69,7 @@ class nnUNetTrainerRelCons(nnUNetTrainer):  # type: ignore[misc]
     target: ClassVar[bool] = True
     freeze_general: ClassVar[bool] = False
     peak: ClassVar[float] = 0.1
-    reduction: ClassVar[Reduction] = "sum"
+    reduction: ClassVar[Reduction] = "row_mean"
 
     dataloader_source: Any = None
     relation: RelationLoss | None = None
@@ -167,7 +168,7 @@ class nnUNetTrainerRelCons(nnUNetTrainer):  # type: ignore[misc]
 
     def _step(self, loss: Tensor) -> None:
         scaler = self.grad_scaler
-        (loss if scaler is None else scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+        (loss if scaler is None else scaler.scale(loss)).backward()
         if scaler is not None:
             scaler.unscale_(self.optimizer)
         for parameters in self._clipped_sets():

@@ -12,14 +12,16 @@ from torch import Tensor, nn
 __all__ = ["START", "load_start", "read_weights"]
 
 START = "RELCONS_START"
+# What NumPy's own numbers and arrays are unpickled by; __reduce__ gives it in every version of NumPy.
+_BUILDERS: dict[str, Any] = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.zeros(0).__reduce__()[0]}
 # nnU-Net keeps NumPy numbers in the log of a checkpoint; nothing else beyond tensors is let in.
 _ALLOWED: list[Any] = [
     np.dtype,
     np.ndarray,
     *(type(np.dtype(name)) for name in ("float16", "float32", "float64", "int32", "int64", "bool")),
     *(
-        (getattr(np._core.multiarray, function), f"{module}.multiarray.{function}")
-        for function in ("scalar", "_reconstruct")
+        (builder, f"{module}.multiarray.{name}")
+        for name, builder in _BUILDERS.items()
         for module in ("numpy.core", "numpy._core")
     ),
 ]

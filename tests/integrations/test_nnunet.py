@@ -194,7 +194,7 @@ def test_reference_one_step_is_nnunets_loss_plus_the_relation_loss(folder: Path)
     model = trainer.model
     output = model(batch()["data"], source=next(sources())["data"])
     segmentation = trainer.loss(output.logits, batch()["target"])
-    terms = RelationLoss(GaussianRampUp(12)(0)).terms(output)
+    terms = RelationLoss(GaussianRampUp(12)(0), reduction="row_mean").terms(output)
     (segmentation + terms.total).backward()
     expected = {name: parameter.grad for name, parameter in model.named_parameters()}
     sets = [[p for n, p in model.named_parameters() if n.startswith("general") is general] for general in (True, False)]
