@@ -163,6 +163,7 @@ def test_smoke_a_step_logs_what_it_uses(kind: type, folder: Path) -> None:
     assert any(not torch.equal(before[name], after[name]) for name in before if name.startswith("target_encoder"))
     general = [not torch.equal(before[name], after[name]) for name in before if name.startswith("general_encoders")]
     assert any(general) is kind.general
+    assert all(p.requires_grad is not kind.freeze_general for p in trainer.model.general_encoder.parameters())
 
 
 @pytest.mark.parametrize("kind", TRAINERS)
