@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
@@ -172,6 +173,8 @@ def source_batches(trainer: Any, source: SourceSet) -> Any:
         dataset_class.unpack_dataset(
             source.folder, overwrite_existing=False, num_processes=max(1, get_allowed_n_proc_DA() // 2), verify=True
         )
+    if trainer.is_ddp:
+        torch.distributed.barrier()
     patch_size = trainer.configuration_manager.patch_size
     rotation, dummy_2d, initial_patch_size, mirror_axes = (
         trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
