@@ -104,6 +104,10 @@ EVERY = [
     *[dna_case(kind, axes, axes == 3) for kind in (PlainConvUNet, ResidualEncoderUNet) for axes in (2, 3)],
     own_case(1),
     own_case(3),
+    *[monai_case(name, 2) for name in ("SegResNet", "DynUNet", "UNet", "AttentionUnet")],
+    *[monai_case(name, 2, side=32) for name in ("BasicUNet", "VNet")],
+    *[monai_case(name, 2, side=64) for name in ("FlexibleUNet", "SwinUNETR")],
+    monai_case("DynUNet", 3, deep_supervision=True, deep_supr_num=2),
 ]
 
 
@@ -129,17 +133,6 @@ def test_inference_is_free_of_graph_breaks(case: Case) -> None:
 @pytest.mark.parametrize(
     "case",
     [
-        *[smp_case(architecture) for architecture in SMP if architecture != "Unet"],
-        smp_case("FPN", "tu-test_convnext"),
-        smp_case("Segformer", "mit_b0"),
-        smp_case("UPerNet", **SWIN),
-        dna_case(ResidualEncoderUNet, 3, True),
-        own_case(1),
-        own_case(3),
-        *[monai_case(name, 2) for name in ("SegResNet", "DynUNet", "UNet", "AttentionUnet")],
-        *[monai_case(name, 2, side=32) for name in ("BasicUNet", "VNet")],
-        *[monai_case(name, 2, side=64) for name in ("FlexibleUNet", "SwinUNETR")],
-        monai_case("DynUNet", 3, deep_supervision=True, deep_supr_num=2),
         smp_case("Unet", encoder_depth=2, decoder_channels=(8, 8)),
         Case("PlainConvUNet", lambda: dna_net(features=(4, 6)), (1, 8, 8)),
     ],
