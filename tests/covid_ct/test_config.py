@@ -50,8 +50,8 @@ def test_the_paper_preset_is_the_papers() -> None:
         ({"fold": -1}, "--fold must be 0 to 4, got -1"),
         ({"seed": -1}, "--seed must be 0 or more, got -1"),
         ({"precision": "64"}, "--precision must be one of 32, bf16, 16, got '64'"),
-        ({"size": (100, 96)}, "size 100 x 96 .* multiples of 16, at least 32; take 96 x 96"),
-        ({"size": (16, 16)}, "at least 32; take 32 x 32"),
+        ({"size": (100, 96)}, "size 100 x 96 .* multiples of 16 x 16, at least 32 x 32; take 96 x 96"),
+        ({"size": (16, 16)}, "at least 32 x 32; take 32 x 32"),
     ],
 )
 def test_refuses(changes: dict[str, Any], message: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from covidct.checkpoint import cut_metrics, load_checkpoint, load_run, remove_leftovers, save_weights
 from covidct.config import PRESETS, Config
 from covidct.data.sampling import make_loader
-from covidct.datasets import RunData, read_run_data
+from covidct.datasets import SliceData, read_run_data
 from covidct.engine import Trainer, make_fabric
 from covidct.errors import InputError
 from covidct.progress import TrainingProgress
@@ -366,7 +366,7 @@ def test_progress_in_a_file_is_plain_lines() -> None:
 
 def test_run_data_follows_the_method(config: Config) -> None:
     with_source = read_run_data(config)
-    assert isinstance(with_source, RunData)
+    assert isinstance(with_source, SliceData)
     assert len(with_source.train) + len(with_source.test) == 6
     assert len(with_source.source) == 2
     assert read_run_data(replace(config, method="unet")).source == ()

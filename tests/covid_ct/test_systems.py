@@ -2,11 +2,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from covidct.config import PRESETS, Config
+from covidct.config import PRESETS, VOLUME_PRESETS, Config
 from covidct.errors import InputError
 from covidct.networks.plain_unet import plain_unet
 from covidct.segmentation_loss import segmentation_loss
-from covidct.systems import SYSTEMS, build_model, build_relation_loss, system, trained_groups
+from covidct.systems import SYSTEMS, build_model, build_relation_loss, start_from, system, trained_groups
 
 from relcons import DualEncoderUNet
 
@@ -23,11 +23,15 @@ CONFIG = Config(
 
 GROUPS = {
     "unet": {"target", "decoder"},
+    "pretrain": {"target", "decoder"},
+    "finetune": {"target", "decoder"},
+    "multi-encoder": {"target", "decoder"},
     "baseline": {"target", "decoder"},
     "general": {"general", "target", "decoder"},
     "target": {"target", "decoder"},
     "ours": {"general", "target", "decoder"},
 }
+FROZEN = ("multi-encoder", "baseline", "target")
 
 
 def of(method: str) -> Config:
@@ -36,11 +40,13 @@ def of(method: str) -> Config:
 
 def test_the_table_is_the_papers() -> None:
     assert set(SYSTEMS) == set(GROUPS)
-    assert [name for name, entry in SYSTEMS.items() if entry.needs_source] == ["general", "ours"]
+    assert [name for name, entry in SYSTEMS.items() if entry.needs_source] == ["pretrain", "general", "ours"]
 
 
 def test_an_unknown_method_names_the_known_ones() -> None:
-    with pytest.raises(InputError, match="'best' is unknown; take one of unet, baseline, general, target, ours"):
+    with pytest.raises(
+        InputError, match="'best' is unknown; take one of unet, pretrain, finetune, multi-encoder, baseline, "
+    ):
         system("best")
 
 
@@ -49,6 +55,79 @@ def test_parameters_of_table_ii() -> None:
     assert sum(p.numel() for p in net.parameters()) == 29_966_118
     model = DualEncoderUNet(net, general="reset", fusion="concat")
     assert sum(p.numel() for p in model.parameters()) == 43_543_878
+
+
+def test_parameters_of_table_i() -> None:
+    paper = VOLUME_PRESETS["paper"]
+    net = plain_unet(paper["features_per_stage"], axes=3, strides=paper["strides"], kernel_sizes=paper["kernel_sizes"])
+    assert sum(p.numel() for p in net.parameters()) == 30_702_693
+    model = DualEncoderUNet(net, general="reset", fusion="concat")
+    assert sum(p.numel() for p in model.parameters()) == 45_118_405
+
+
+def test_rows_of_table_i() -> None:
+    """Table I, from conv1 to conv10: 1 x 3 x 3 at full resolution on both sides, a bottleneck of 7 x 5 x 6."""
+    config = Config(
+        dataset="covid-ct-20",
+        data="",
+        source=(),
+        method="ours",
+        preset="paper",
+        fold=0,
+        seed=0,
+        **VOLUME_PRESETS["paper"],
+    )
+    assert [size // divisor for size, divisor in zip(config.size, config.divisors, strict=True)] == [7, 5, 6]
+    narrow = replace(config, features_per_stage=(2, 2, 2, 2, 2, 2))
+    net = build_model(replace(narrow, method="unet"))
+    kernels = [stage[0].convs[0].conv.kernel_size for stage in net.encoder.stages]
+    assert kernels == [(1, 3, 3), *[(3, 3, 3)] * 5]
+    assert [stage.convs[0].conv.kernel_size for stage in net.decoder.stages] == [*[(3, 3, 3)] * 4, (1, 3, 3)]
+    assert [up.stride for up in net.decoder.transpconvs] == [(1, 2, 2), *[(2, 2, 2)] * 3, (1, 2, 2)]
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_what_starts_from_an_earlier_run(axes: int) -> None:
+    at = {"size": (16,) * axes}
+    trained = build_model(replace(of("pretrain"), seed=8, **at))
+    for method in SYSTEMS:
+        model, fresh = (build_model(replace(of(method), **at)) for _ in range(2))
+        start_from(model, trained, method)
+        changed = {
+            name for name, value in model.state_dict().items() if not torch.equal(value, fresh.state_dict()[name])
+        }
+        weights = {name for name in changed if name.endswith("conv.weight")}
+        if method == "finetune":
+            assert torch.equal(
+                model.decoder.stages[0].convs[0].conv.weight, trained.decoder.stages[0].convs[0].conv.weight
+            )
+            assert not any(".seg_layers." in name for name in changed)
+            assert not torch.equal(model.decoder.seg_layers[0].weight, trained.decoder.seg_layers[0].weight)
+        elif method == "multi-encoder":
+            assert weights
+            assert all(name.startswith("general_encoders.0.") for name in changed)
+            for (name, weight), own in zip(
+                trained.encoder.named_parameters(), model.general_encoder.parameters(), strict=True
+            ):
+                assert torch.equal(weight, own), name
+            assert not any(p.requires_grad for p in model.general_encoder.parameters())
+        else:
+            assert not changed
+
+
+def test_another_network_to_start_from_is_refused() -> None:
+    trained = build_model(replace(of("pretrain"), features_per_stage=(4, 6, 10)))
+    for method in ("finetune", "multi-encoder"):
+        with pytest.raises(
+            InputError, match="--init: the run's network is not like this one; train both with the same"
+        ):
+            start_from(build_model(of(method)), trained, method)
+
+
+def test_a_multi_encoder_fuses_every_level() -> None:
+    model = build_model(of("multi-encoder"))
+    assert model.fusion.levels == (0, 1, 2)
+    assert build_model(of("ours")).fusion.levels == (2,)
 
 
 def test_the_bottleneck_of_preset_cpu_is_table_iis() -> None:
@@ -71,7 +150,7 @@ def test_what_is_trained(method: str) -> None:
     assert set(groups) == GROUPS[method]
     trained = [id(p) for parameters in groups.values() for p in parameters]
     assert len(trained) == len(set(trained))
-    frozen = set(model.general_encoder.parameters()) if method in ("baseline", "target") else set()
+    frozen = set(model.general_encoder.parameters()) if method in FROZEN else set()
     assert set(trained) == {id(p) for p in model.parameters()} - {id(p) for p in frozen}
 
 
@@ -79,7 +158,7 @@ def test_what_is_trained(method: str) -> None:
 def test_every_trained_parameter_gets_a_gradient(method: str) -> None:
     chosen, model, relation = system(method), build_model(of(method)), build_relation_loss(of(method))
     model.train()
-    images, source = torch.randn(2, 1, 16, 16), torch.randn(2, 1, 16, 16) if chosen.needs_source else None
+    images, source = torch.randn(2, 1, 16, 16), torch.randn(2, 1, 16, 16) if chosen.general else None
     if relation is None:
         logits, extra = model(images), 0
     else:
@@ -98,7 +177,7 @@ def test_relation_loss(method: str, general: float | None, target: float | None)
     assert (loss.schedule.total_steps, loss.schedule.peak, loss.schedule.power) == (10, 0.3, 2.0)
 
 
-@pytest.mark.parametrize("method", ["unet", "baseline"])
+@pytest.mark.parametrize("method", ["unet", "pretrain", "finetune", "multi-encoder", "baseline"])
 def test_no_relation_loss(method: str) -> None:
     assert build_relation_loss(of(method)) is None
 

@@ -1,7 +1,8 @@
-"""What a run is: one frozen dataclass, three presets, and its JSON."""
+"""What a run is: one frozen dataclass, its presets, and its JSON."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -13,9 +14,12 @@ from covidct.errors import InputError
 class Config:
     """Everything that decides a run's result. The device is not among it.
 
-    `size` is the network's input (height, width). With `resize` every slice is resized to it; without, training
-    takes padded patches of it and inference slides a window. `batch_size` counts per stream (target, source) and
-    process. `fold` None is the published split. `split_seed` draws the folds and stays the same for all `seed`s.
+    `size` is the network's input (height, width), of volumes (depth, height, width). With `resize` every slice is
+    resized to it; without, training takes padded patches of it and inference slides a window. `batch_size` counts per
+    stream (target, source) and process. `fold` None is the published split. `split_seed` draws the folds and stays the
+    same for all `seed`s. `strides` and `kernel_sizes` are the network's per stage and axis; empty: 2 and 3. `init` is
+    the run whose weights training starts from, for the methods that start from one. Of volumes, `data` is the published
+    set, `store` what prepare.py made of it, and `source` are stores.
     """
 
     dataset: str
@@ -27,7 +31,7 @@ class Config:
     seed: int
     steps: int
     batch_size: int
-    size: tuple[int, int]
+    size: tuple[int, ...]
     resize: bool
     features_per_stage: tuple[int, ...]
     precision: str
@@ -47,6 +51,10 @@ class Config:
     relation_reduction: str = "row_mean"
     relation_peak: float = 0.1
     relation_power: float = 1.0
+    strides: tuple[tuple[int, ...], ...] = ()
+    kernel_sizes: tuple[tuple[int, ...], ...] = ()
+    init: str = ""
+    store: str = ""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "log_every", "relations_every", "checkpoint_every"):
@@ -64,14 +72,32 @@ class Config:
         """The text of config.json."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
+    @property
+    def axes(self) -> int:
+        """Spatial axes of the network: 2 for slices, 3 for volumes."""
+        return len(self.size)
+
+    @property
+    def divisors(self) -> tuple[int, ...]:
+        """What each axis of the network's input must be a multiple of."""
+        if not self.strides:
+            return (2 ** (len(self.features_per_stage) - 1),) * self.axes
+        return tuple(math.prod(steps) for steps in zip(*self.strides, strict=True))
+
     def _check_size(self) -> None:
-        stride = 2 ** (len(self.features_per_stage) - 1)
-        if any(length < 2 * stride or length % stride for length in self.size):
-            good = tuple(max(2, round(length / stride)) * stride for length in self.size)
+        # Twice at least: instance norm needs two positions at the bottleneck.
+        least = [max(divisor, 2 if divisor == 1 else 2 * divisor) for divisor in self.divisors]
+        pairs = list(zip(self.size, self.divisors, least, strict=True))
+        if any(length < small or length % divisor for length, divisor, small in pairs):
+            good = [max(small, round(length / divisor) * divisor) for length, divisor, small in pairs]
             raise InputError(
-                f"size {self.size[0]} x {self.size[1]} does not fit a network of {len(self.features_per_stage)} "
-                f"stages: both must be multiples of {stride}, at least {2 * stride}; take {good[0]} x {good[1]}"
+                f"size {_times(self.size)} does not fit a network of {len(self.features_per_stage)} stages: its axes "
+                f"must be multiples of {_times(self.divisors)}, at least {_times(least)}; take {_times(good)}"
             )
+
+
+def _times(numbers: Sequence[int]) -> str:
+    return " x ".join(map(str, numbers))
 
 
 FOLDS = 5
@@ -121,6 +147,56 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+# The same for volumes; in preset `paper` the recipe of Table I, planned by nnU-Net.
+VOLUME_PRESETS: dict[str, dict[str, Any]] = {
+    "demo": {
+        "steps": 250,
+        "batch_size": 2,
+        "size": (16, 64, 64),
+        "resize": False,
+        "features_per_stage": (8, 16, 32, 64),
+        "strides": ((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 2)),
+        "kernel_sizes": ((1, 3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3)),
+        "precision": "32",
+        "flips": False,
+        "log_every": 10,
+        "relations_every": 50,
+        "checkpoint_every": 50,
+        "workers": 1,
+    },
+    "cpu": {
+        "steps": 1200,
+        "batch_size": 2,
+        "size": (28, 96, 112),
+        "resize": False,
+        "features_per_stage": (16, 32, 64, 128, 160),
+        "strides": ((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 2), (1, 2, 2)),
+        "kernel_sizes": ((1, 3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3)),
+        "precision": "auto",
+        "flips": False,
+        "log_every": 10,
+        "relations_every": 200,
+        "checkpoint_every": 100,
+        "workers": 1,
+    },
+    "paper": {
+        "steps": 250_000,
+        "batch_size": 2,
+        "size": (56, 160, 192),
+        "resize": False,
+        "features_per_stage": (32, 64, 128, 256, 320, 320),
+        "strides": ((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (1, 2, 2)),
+        "kernel_sizes": ((1, 3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3)),
+        "precision": "16",
+        "flips": True,
+        "log_every": 250,
+        "relations_every": 5000,
+        "checkpoint_every": 1000,
+        "workers": 8,
+    },
+}
+
+
 def read_config(path: Path) -> Config:
     """The config that `path` (a run's config.json) holds; InputError if it is missing or not one."""
     try:
@@ -136,6 +212,8 @@ def read_config(path: Path) -> Config:
 
 def _from_json(values: Mapping[str, Any], path: Path) -> Config:
     names = {field.name for field in fields(Config)}
+    # Runs of the first version have none of these.
+    values = {"strides": [], "kernel_sizes": [], "init": "", "store": "", **values}
     unknown, missing = sorted(set(values) - names), sorted(names - set(values))
     if unknown or missing:
         raise InputError(
@@ -143,7 +221,7 @@ def _from_json(values: Mapping[str, Any], path: Path) -> Config:
             f"unknown fields {unknown or 'none'}, missing fields {missing or 'none'}; train again with this version"
         )
     hints = get_type_hints(Config)
-    read = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    read = {name: _tuples(value) for name, value in values.items()}
     for name, value in read.items():
         if not _fits(value, hints[name]):
             raise InputError(f"{path}: {name} is {value!r}, not {hints[name]}; train again")
@@ -151,6 +229,10 @@ def _from_json(values: Mapping[str, Any], path: Path) -> Config:
         return Config(**read)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def _fits(value: Any, hint: Any) -> bool:

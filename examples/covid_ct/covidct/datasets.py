@@ -1,12 +1,15 @@
 """Which slices a run trains on, is tested on, and takes as source."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from covidct.config import Config
 from covidct.data.covid_semiseg import CovidSemiSeg, read_covid_semiseg
 from covidct.data.phantom import Progress, phantom_root
+from covidct.data.sampling import make_loader
 from covidct.data.slices import Slice
 from covidct.data.splits import split
 from covidct.data.volume_slices import read_volume_slices
@@ -17,8 +20,41 @@ PHANTOM = "phantom"
 READERS = {PHANTOM: read_covid_semiseg, "covid_semiseg": read_covid_semiseg}
 
 
+class RunData(Protocol):
+    """What a run trains on and is tested on, slices or volumes."""
+
+    @property
+    def train(self) -> Sequence[Any]:
+        """Images of the target for training."""
+
+    @property
+    def test(self) -> Sequence[Any]:
+        """Images of the target for testing."""
+
+    @property
+    def source(self) -> Sequence[Any]:
+        """Images with lesions of other diseases."""
+
+    @property
+    def split(self) -> str:
+        """What the division is called."""
+
+    def loader(
+        self,
+        stream: str,
+        config: Config,
+        *,
+        first_step: int,
+        steps: int,
+        augment: bool,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Any:
+        """Batches of `stream`: target or source for training, probe or probe-source for the relation matrices."""
+
+
 @dataclass(frozen=True)
-class RunData:
+class SliceData:
     """The slices of a run: target images for training and testing, source images (lesions of other diseases)."""
 
     train: tuple[Slice, ...]
@@ -26,13 +62,41 @@ class RunData:
     source: tuple[Slice, ...]
     split: str
 
+    def loader(
+        self,
+        stream: str,
+        config: Config,
+        *,
+        first_step: int,
+        steps: int,
+        augment: bool,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Any:
+        """See `RunData.loader`."""
+        return make_loader(
+            self.source if stream.endswith("source") else self.train,
+            stream=stream,
+            size=(config.size[0], config.size[1]),
+            resize=config.resize,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            first_step=first_step,
+            steps=steps,
+            workers=config.workers if augment else 0,
+            oversample_foreground=config.oversample_foreground,
+            augment=augment,
+            rank=rank,
+            world_size=world_size,
+        )
 
-def read_run_data(config: Config, *, progress: Progress | None = None) -> RunData:
+
+def read_run_data(config: Config, *, progress: Progress | None = None) -> SliceData:
     """The slices that `config` names; a phantom data set is generated if need be, source volumes are cut once."""
     found = split(read_target(config, progress=progress), config.fold, config.split_seed)
     folders = [Path(folder) for folder in config.source] if system(config.method).needs_source else []
     source = read_volume_slices(folders, cache_folder() / "source-slices") if folders else ()
-    return RunData(train=found.train, test=found.test, source=source, split=found.name)
+    return SliceData(train=found.train, test=found.test, source=source, split=found.name)
 
 
 def read_target(config: Config, *, progress: Progress | None = None) -> CovidSemiSeg:
@@ -49,7 +113,7 @@ def phantom_folders(*, progress: Progress | None = None) -> tuple[Path, Path]:
 
 
 def check_dataset(name: str) -> None:
-    """InputError unless `name` is a data set that this example reads."""
+    """InputError unless `name` is a data set of slices that this example trains on."""
     if name not in READERS:
         raise InputError(f"--dataset {name!r} is unknown; take one of {', '.join(READERS)}")
 

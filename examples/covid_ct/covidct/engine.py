@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from covidct.checkpoint import CHECKPOINT, METRICS, cut_metrics, load_checkpoint, remove_leftovers, save_checkpoint
 from covidct.config import Config
-from covidct.data.sampling import make_loader
-from covidct.data.slices import Slice
 from covidct.datasets import RunData
 from covidct.errors import InputError
 from covidct.precision import FABRIC_PRECISION
@@ -65,8 +63,8 @@ class Trainer:
     def train(self, console: Console, board: Any = None) -> None:
         """Take the remaining steps; `board` is TensorBoard's SummaryWriter or None."""
         first = self.step
-        targets = self._batches("target", self.data.train)
-        sources = self._batches("source", self.data.source) if self.system.needs_source else None
+        targets = self._batches("target")
+        sources = self._batches("source") if self.system.general else None
         probe = self._probe()
         self.model.train()
         started = time.monotonic() - self.seconds
@@ -150,34 +148,22 @@ class Trainer:
         line["rank_target"] = None if output is None else effective_rank(output.target[-1])
         return line
 
-    def _batches(self, stream: str, slices: tuple[Slice, ...]) -> Any:
-        loader = self._loader(stream, slices, first_step=self.step, steps=self.config.steps, augment=True)
+    def _batches(self, stream: str) -> Any:
+        loader = self._loader(stream, first_step=self.step, steps=self.config.steps, augment=True)
         return iter(self.fabric.setup_dataloaders(loader, use_distributed_sampler=False))
 
-    def _loader(self, stream: str, slices: tuple[Slice, ...], *, first_step: int, steps: int, augment: bool) -> Any:
-        return make_loader(
-            slices,
-            stream=stream,
-            size=self.config.size,
-            resize=self.config.resize,
-            batch_size=self.config.batch_size,
-            seed=self.config.seed,
-            first_step=first_step,
-            steps=steps,
-            workers=self.config.workers if augment else 0,
-            oversample_foreground=self.config.oversample_foreground,
-            augment=augment,
-            rank=self.fabric.global_rank,
-            world_size=self.fabric.world_size,
+    def _loader(self, stream: str, *, first_step: int, steps: int, augment: bool) -> Any:
+        rank, world_size = self.fabric.global_rank, self.fabric.world_size
+        return self.data.loader(
+            stream, self.config, first_step=first_step, steps=steps, augment=augment, rank=rank, world_size=world_size
         )
 
     def _probe(self) -> RelationProbe | None:
         if not (self.system.dual and self.fabric.is_global_zero):
             return None
-        streams = {"probe": self.data.train, "probe-source": self.data.source}
         images, source = (
-            next(iter(self._loader(stream, slices, first_step=0, steps=1, augment=False)))["image"] if slices else None
-            for stream, slices in streams.items()
+            next(iter(self._loader(stream, first_step=0, steps=1, augment=False)))["image"] if there else None
+            for stream, there in (("probe", True), ("probe-source", bool(self.data.source)))
         )
         device = self.fabric.device
         probe = RelationProbe(self.run / "relations", images.to(device), None if source is None else source.to(device))
