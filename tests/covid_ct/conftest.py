@@ -1,7 +1,8 @@
 """Small data sets in the published layouts, written by the tests, and the real data where it is."""
 
+import locale
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -13,6 +14,14 @@ from PIL import Image
 TRAIN = Path("Dataset/TrainingSet/LungInfection-Train/Doctor-label")
 TEST = Path("Dataset/TestingSet/LungInfection-Test")
 UNLABELLED = Path("Dataset/TrainingSet/LungInfection-Train/Pseudo-label/Imgs")
+
+
+@pytest.fixture(autouse=True)
+def keep_locale() -> Iterator[None]:
+    """SimpleITK sets the process's locale to "C" when it writes DICOM; the output of later processes is UTF-8."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
 
 
 @pytest.fixture(scope="session")

@@ -52,10 +52,10 @@ def draw_curves(run: Path) -> Path:
     panels = [panel for panel in PANELS if any(_series(log, key) is not None for key in panel[1].values())]
     columns = 3 if len(panels) > 4 else min(2, len(panels))
     rows = -(-len(panels) // columns)
-    figure = _new_figure(4 * columns, 2.7 * rows)
+    figure = new_figure(4 * columns, 2.7 * rows)
     for number, (title, keys, logarithmic) in enumerate(panels, start=1):
         _draw_panel(figure.add_subplot(rows, columns, number), log, title, keys, logarithmic)
-    return _save(figure, run / "curves.png")
+    return save_figure(figure, run / "curves.png")
 
 
 def draw_relations(run: Path) -> Path:
@@ -71,7 +71,7 @@ def draw_relations(run: Path) -> Path:
         [m["target"] for m in moments],
         labels=[f"step {_step(path)}" for path in chosen],
     )
-    return _save(figure, run / "relations.png")
+    return save_figure(figure, run / "relations.png")
 
 
 def draw_predictions(
@@ -90,7 +90,7 @@ def draw_predictions(
         raise InputError(f"{run / 'metrics.json'} scores other slices than these; run evaluate.py {run} first")
     ranked = sorted(known, key=lambda item: -dice[item.name])
     places = {round(share * (len(ranked) - 1)): label for label, share in CASES.items()}
-    figure = _new_figure(2.3 * len(places) + 0.3, 7.4)
+    figure = new_figure(2.3 * len(places) + 0.3, 7.4)
     axes = figure.subplots(3, len(places), squeeze=False)
     for column, (place, label) in zip(axes.T, sorted(places.items()), strict=True):
         item = ranked[place]
@@ -104,7 +104,7 @@ def draw_predictions(
         ax.set_ylabel(name)
     patches = [Patch(color=colour, label=name) for name, colour in (TRUTH | OUTCOMES).items()]
     figure.legend(handles=patches, loc="outside lower center", ncols=min(4, len(places)), frameon=False)
-    return _save(figure, run / "predictions.png")
+    return save_figure(figure, run / "predictions.png")
 
 
 def _draw_panel(ax: Axes, log: list[dict[str, Any]], title: str, keys: Mapping[str, str], logarithmic: bool) -> None:
@@ -185,12 +185,13 @@ def _draw_case(
         {found: truth & prediction, false: prediction & ~truth, missed: truth & ~prediction},
     )
     for ax, masks in zip(column, shown, strict=True):
-        ax.imshow(_overlay(image, masks), interpolation="nearest")
+        ax.imshow(overlay(image, masks), interpolation="nearest")
         ax.set_xticks([])
         ax.set_yticks([])
 
 
-def _overlay(image: NDArray[np.float32], masks: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.float64]:
+def overlay(image: NDArray[np.float32], masks: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.float64]:
+    """An image of grey values 0..255 in colour (H, W, 3), 0..1, painted where the masks of colours are."""
     picture = np.repeat(image[..., None] / 255, 3, axis=2).astype(float).clip(0, 1)
     for colour, mask in masks.items():
         paint = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
@@ -198,13 +199,15 @@ def _overlay(image: NDArray[np.float32], masks: Mapping[str, NDArray[np.bool_]])
     return picture
 
 
-def _new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of that many inches that belongs to no window."""
     figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a PNG, whole or not at all; InputError if that is impossible. Returns `path`."""
     try:
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png")

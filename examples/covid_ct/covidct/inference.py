@@ -77,11 +77,11 @@ def predict_probability(
     device = next(model.parameters()).device
 
     def predictor(windows: Tensor) -> Tensor:
-        return _probabilities(model, windows, MIRRORINGS if flips else MIRRORINGS[:1], AUTOCAST[precision])
+        return probabilities(model, windows, MIRRORINGS if flips else MIRRORINGS[:1], AUTOCAST[precision])
 
     height, width = image.shape
     normalised = torch.from_numpy(normalise(image))[None, None].to(device)
-    with _evaluating(model), torch.inference_mode():
+    with evaluating(model), torch.inference_mode():
         if resize:
             probability = resize_image(predictor(resize_image(normalised, size)), (height, width))
         else:
@@ -100,9 +100,10 @@ def _slide(image: Tensor, size: tuple[int, int], predictor: Callable[[Tensor], T
     return result
 
 
-def _probabilities(
+def probabilities(
     model: nn.Module, windows: Tensor, mirrorings: tuple[tuple[int, ...], ...], dtype: torch.dtype | None
 ) -> Tensor:
+    """Mean over `mirrorings` of the model's probabilities of windows (B, 1, *spatial); autocast to `dtype` if given."""
     total = torch.zeros_like(windows)
     for axes in mirrorings:
         with torch.autocast(windows.device.type, dtype=dtype, enabled=dtype is not None):
@@ -122,7 +123,7 @@ def _read_16_bit(path: Path) -> NDArray[np.uint16] | None:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode inside; afterwards every module is in the mode it was in, frozen parts included."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -1,0 +1,224 @@
+"""Scoring a model on labelled volumes: metrics.json and metrics.csv of a run, and the table over its folds."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from covidct.config import Config
+from covidct.data.preprocess import Plan
+from covidct.data.splits import volume_fold
+from covidct.data.volume_sets import read_volume_set
+from covidct.data.volumes import VolumeCase, load_volume
+from covidct.errors import InputError
+from covidct.evaluation import CSV, JSON, NAMED
+from covidct.files import write_text
+from covidct.metrics import binarise
+from covidct.volume_metrics import MEASURES, Summary, VolumeScores, over_cases, score_volume, summarise
+from covidct.volume_records import origin, record, recorded
+from covidct.volume_segmentation import Settings, segment
+
+RECORDS = "evaluation"
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class ScoredVolume:
+    """One evaluated volume and its scores; spacing (z, y, x) in mm."""
+
+    name: str
+    patient: str
+    spacing: tuple[float, float, float]
+    scores: VolumeScores
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A volume that could not be evaluated, and why."""
+
+    name: str
+    message: str
+
+
+def volume_test_cases(config: Config, data: Path | None = None, *, by_patient: bool = False) -> tuple[VolumeCase, ...]:
+    """The test volumes of a run's fold.
+
+    data: where the data set lies now, if not where the run was trained.
+    by_patient: leave out scans of a patient that the run was trained on, see `volume_fold`.
+    """
+    folder = Path(config.data) if data is None else data
+    cases = {case.name: case for case in read_volume_set(config.dataset, folder).cases}
+    names = volume_fold(config.dataset, config.fold, by_patient=by_patient)[1]
+    missing = [name for name in names if name not in cases]
+    if missing:
+        raise InputError(
+            f"{folder} lacks {len(missing)} of the {len(names)} test volumes of fold {config.fold}: {missing[0]}, ...; "
+            "give --data with the whole set as it is published"
+        )
+    return tuple(cases[name] for name in names)
+
+
+def score_volumes(
+    run: Path,
+    model: nn.Module,
+    plan: Plan,
+    cases: Sequence[VolumeCase],
+    settings: Settings,
+    *,
+    progress: Progress | None = None,
+) -> tuple[list[ScoredVolume], list[Failed]]:
+    """The scores of every case, in order, each on the grid of its own file.
+
+    Each result is kept in `run`/evaluation as soon as it is there: called again, for the same weights, settings and
+    files, it is read, not computed. A case that cannot be used is given back among the failed, the others are done.
+
+    Args:
+        run: the run folder, with the weights that `model` has.
+        model: runs where its parameters are; its mode is restored.
+        plan: the run's.
+        cases: labelled volumes.
+        settings: of the inference.
+        progress: called with the share of all cases that is done, 0 to 1.
+
+    Raises InputError if there are no cases.
+    """
+    if not cases:
+        raise InputError("there are no volumes to evaluate; check the data folder and the fold")
+    scored, failed = [], []
+    for number, case in enumerate(cases):
+
+        def advance(done: int, total: int, number: int = number) -> None:
+            if progress is not None:
+                progress((number + done / total) / len(cases))
+
+        try:
+            scored.append(_score(run, model, plan, case, settings, advance))
+        except InputError as error:
+            failed.append(Failed(case.name, str(error)))
+        advance(1, 1)
+    return scored, failed
+
+
+def _score(
+    run: Path,
+    model: nn.Module,
+    plan: Plan,
+    case: VolumeCase,
+    settings: Settings,
+    progress: Callable[[int, int], None],
+) -> ScoredVolume:
+    if case.mask is None:
+        raise InputError(f"{case.image} has no mask; only labelled volumes can be evaluated")
+    came_from = origin(run, asdict(settings), (case.image, case.mask, *case.lungs))
+    path = run / RECORDS / f"{case.name}.json"
+    kept = recorded(path, came_from)
+    if kept is None:
+        volume = load_volume(case)
+        predicted = binarise(segment(model, volume, plan, settings, progress=progress))
+        if volume.mask is None:
+            raise InputError(f"{case.image} has no mask; only labelled volumes can be evaluated")
+        scores = score_volume(volume.mask, predicted, volume.spacing)
+        kept = {"spacing": list(volume.spacing), "scores": _without_nan(asdict(scores))}
+        record(path, came_from, kept)
+    values = {name: float("nan") if value is None else value for name, value in kept["scores"].items()}
+    return ScoredVolume(case.name, case.patient, tuple(kept["spacing"]), VolumeScores(**values))
+
+
+def write_volume_metrics(
+    output: Path,
+    scored: Sequence[ScoredVolume],
+    failed: Sequence[Failed],
+    config: Config,
+    settings: Settings,
+    *,
+    data: str | None = None,
+) -> None:
+    """Write metrics.json and metrics.csv, each whole or not at all; InputError if that is impossible."""
+    content: dict[str, Any] = {name: getattr(config, name) for name in NAMED}
+    content |= {
+        "data": config.data if data is None else data,
+        "inference": asdict(settings),
+        "count": len(scored),
+        "empty_truths": sum(item.scores.truth_ml == 0 for item in scored),
+        "empty_predictions": sum(item.scores.predicted_ml == 0 for item in scored),
+        "summary": {name: _without_nan(asdict(summary)) for name, summary in summaries(scored).items()},
+        "volumes": [_facts(item) for item in scored],
+        "failed": [asdict(item) for item in failed],
+    }
+    rows = [_facts(item) for item in scored]
+    write_tables(output / JSON, content, output / CSV, rows)
+
+
+def summaries(scored: Sequence[ScoredVolume]) -> dict[str, Summary]:
+    """Mean and deviation of every measure over volumes."""
+    return {name: summarise([getattr(item.scores, name) for item in scored]) for name in MEASURES}
+
+
+@dataclass(frozen=True)
+class FoldTable:
+    """A row of Tables III and IV: by measure, the mean of every fold, and over all (fold, case) evaluations.
+
+    `cases`: over cases, whose evaluations in several folds are averaged first.
+    """
+
+    folds: dict[int, dict[str, Summary]]
+    all: dict[str, Summary]
+    cases: dict[str, Summary]
+
+
+def join_folds(folds: dict[int, Sequence[ScoredVolume]]) -> FoldTable:
+    """The five-fold row of runs that differ in their fold alone, fold -> its scored test volumes."""
+    everything = [item for fold in sorted(folds) for item in folds[fold]]
+    return FoldTable(
+        folds={fold: summaries(folds[fold]) for fold in sorted(folds)},
+        all=summaries(everything),
+        cases={name: over_cases([(item.name, getattr(item.scores, name)) for item in everything]) for name in MEASURES},
+    )
+
+
+def write_tables(json_path: Path, content: Any, csv_path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write `content` as JSON and `rows` (dicts of the same keys) as CSV; InputError if that is impossible."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([{name: _cell(value) for name, value in row.items()} for row in rows])
+    try:
+        write_text(json_path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+        write_text(csv_path, text.getvalue())
+    except OSError as error:
+        raise InputError(
+            f"{json_path.parent}: the results cannot be written ({error.strerror}); free space there"
+        ) from None
+
+
+def summary_json(summary: Summary) -> dict[str, Any]:
+    """A summary for JSON, which knows no NaN."""
+    return _without_nan(asdict(summary))
+
+
+def _facts(item: ScoredVolume) -> dict[str, Any]:
+    z, y, x = item.spacing
+    return {
+        "name": item.name,
+        "patient": item.patient,
+        "spacing_z": z,
+        "spacing_y": y,
+        "spacing_x": x,
+    } | _without_nan(asdict(item.scores))
+
+
+def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: None if isinstance(value, float) and np.isnan(value) else value for name, value in values.items()}
+
+
+def _cell(value: Any) -> Any:
+    """Numbers with six decimals; empty where a score does not exist."""
+    if value is None:
+        return ""
+    return f"{value:.6f}" if isinstance(value, float) else value
