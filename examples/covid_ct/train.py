@@ -9,14 +9,17 @@ from typing import Any
 
 import tyro
 from covidct.arguments import Arguments, Task, resolve
-from covidct.checkpoint import load_checkpoint
+from covidct.checkpoint import load_checkpoint, load_run
+from covidct.config import Config
 from covidct.data.sampling import check_slices
 from covidct.datasets import RunData, read_run_data
 from covidct.engine import Trainer, make_fabric
 from covidct.errors import exit_on_input_error
 from covidct.results import finish, show_result
 from covidct.run_folder import disk_faults, is_finished, prepare
-from covidct.systems import build_model, system
+from covidct.systems import build_model, start_from, system
+from covidct.volume_data import VolumeData, read_volume_data
+from covidct.volume_plan import write_plan
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -47,11 +50,14 @@ def run(task: Task, arguments: Arguments, console: Console) -> None:
     """Train, evaluate and draw what `task` names."""
     config = task.config
     with console.status("reading the data"):
-        data = read_run_data(config)
-        check_slices((*data.train, *data.test, *data.source))
+        data = _read_data(config)
     model = build_model(config)
+    if config.init:
+        start_from(model, load_run(Path(config.init))[1], config.method)
     if rank_zero_only.rank == 0:
         prepare(task.run, config, sum(p.numel() for p in model.parameters()), resume=arguments.resume)
+        if isinstance(data, VolumeData):
+            write_plan(task.run, data.plan)
     fabric = make_fabric(config)
     if "LT_CLI_USED" not in os.environ:  # `fabric run` has launched it already
         fabric.launch()
@@ -64,14 +70,23 @@ def run(task: Task, arguments: Arguments, console: Console) -> None:
             finish(folder, config, trainer.module, data, console)
 
 
+def _read_data(config: Config) -> RunData:
+    if config.axes == 3:
+        return read_volume_data(config)
+    data = read_run_data(config)
+    check_slices((*data.train, *data.test, *data.source))
+    return data
+
+
 def _introduce(task: Task, data: RunData, trainer: Trainer, console: Console) -> None:
     config = task.config
     for note in task.notes:
         console.print(note, soft_wrap=True)
-    counts = f"{len(data.train)} slices to train on, {len(data.test)} to test on"
+    images = "volumes" if config.axes == 3 else "slices"
+    counts = f"{len(data.train)} {images} to train on, {len(data.test)} to test on"
     facts = {
         "method": f"{config.method}: {system(config.method).title}",
-        "preset": f"{config.preset}: {config.size[0]} x {config.size[1]}, batches of {config.batch_size}, "
+        "preset": f"{config.preset}: {' x '.join(map(str, config.size))}, batches of {config.batch_size}, "
         f"{config.steps} steps",
         "data": f"{config.dataset} ({data.split}): {counts}" + (f", {len(data.source)} source" if data.source else ""),
         "device": trainer.device_name(),

@@ -7,13 +7,16 @@ from typing import Any
 import torch
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
-from covidct.config import PRESETS, Config, differences, read_config
+from covidct.config import PRESETS, VOLUME_PRESETS, Config, differences, read_config
 from covidct.data.phantom import Progress
-from covidct.datasets import PHANTOM, check_dataset, phantom_folders, read_target
+from covidct.data.phantom_volume import volume_phantom_root
+from covidct.datasets import PHANTOM, READERS, phantom_folders, read_target
 from covidct.errors import InputError
 from covidct.precision import resolve_precision
 from covidct.run_folder import check_output, free_run, newest_run, run_name
 from covidct.systems import system
+from covidct.volume_data import DATASET as VOLUMES
+from covidct.volume_data import prepared_phantoms
 
 RUNS = Path("runs")
 
@@ -25,15 +28,21 @@ class Arguments:
     data: Path | None = None
     """Folder of the data set; phantom data are generated without it."""
     dataset: str | None = None
-    """covid_semiseg (default with --data) or phantom."""
+    """covid_semiseg (default with --data) or phantom: slices. covid-ct-20: volumes, phantoms without --data."""
+    store: Path | None = None
+    """What prepare.py made of --data, for covid-ct-20."""
     source: tuple[Path, ...] = ()
-    """Folders of CT volumes with masks of other lesions; the methods general and ours need them with --data."""
+    """Folders of CT volumes with masks of other lesions, for covid-ct-20 stores that prepare.py made of them; the
+    methods general, ours and pretrain need them with --data."""
     method: str | None = None
-    """unet, baseline, general, target or ours (default)."""
+    """unet, pretrain, finetune, multi-encoder, baseline, general, target or ours (default)."""
+    init: Path | None = None
+    """Finished run of method pretrain that finetune and multi-encoder start from."""
     preset: str | None = None
     """demo (default without --data), cpu (default with it), paper (default with it where CUDA is found)."""
     fold: int | None = None
-    """Fold 0 to 4 of a cross-validation inside the labelled slices; the published split without it."""
+    """Fold 0 to 4: of a cross-validation inside the labelled slices (without it the published split), or of the five
+    published ones of covid-ct-20 (without it 0)."""
     seed: int | None = None
     """Seed of weights and sampling, 0 by default; folds do not depend on it."""
     steps: int | None = None
@@ -93,8 +102,9 @@ def _asked(arguments: Arguments, saved: Config) -> dict[str, Any]:
     """The fields of a config that the command line names."""
     names = ("dataset", "method", "preset", "fold", "seed", "steps", "precision")
     asked = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    if arguments.data is not None:
-        asked["data"] = str(arguments.data.absolute())
+    for name in ("data", "store", "init"):
+        if getattr(arguments, name) is not None:
+            asked[name] = str(getattr(arguments, name).absolute())
     if arguments.source and system(saved.method).needs_source:
         asked["source"] = tuple(str(folder.absolute()) for folder in arguments.source)
     return asked
@@ -103,30 +113,50 @@ def _asked(arguments: Arguments, saved: Config) -> dict[str, Any]:
 def _fresh(arguments: Arguments, progress: Progress | None) -> tuple[Config, tuple[str, ...]]:
     notes: list[str] = []
     method = "ours" if arguments.method is None else arguments.method
-    needs_source = system(method).needs_source
+    chosen = system(method)
     preset = _preset(arguments, notes)
     dataset = _dataset(arguments)
-    if arguments.source and not needs_source:
+    if arguments.source and not chosen.needs_source:
         notes.append(f"method {method} takes no source images: --source is not used")
-    if needs_source and arguments.data is not None and not arguments.source:
+    if chosen.needs_source and arguments.data is not None and not arguments.source:
+        what = "stores that prepare.py made" if dataset == VOLUMES else "folders of CT volumes with masks"
         raise InputError(
-            f"method {method} needs source images (X^n): give --source with one or more folders of CT volumes with "
-            "masks of other lesions, or take --method unet, baseline or target"
+            f"method {method} needs source images (X^n): give --source with one or more {what} of other lesions, or "
+            "take --method unet, baseline or target"
         )
-    values = dict(PRESETS[preset])
+    _check_start(arguments, method)
+    values = dict((VOLUME_PRESETS if dataset == VOLUMES else PRESETS)[preset])
     values["steps"] = values["steps"] if arguments.steps is None else arguments.steps
     values["precision"] = resolve_precision(arguments.precision or values["precision"], cuda=torch.cuda.is_available())
     config = Config(
         dataset=dataset,
         data="" if arguments.data is None else str(arguments.data.absolute()),
-        source=tuple(str(folder.absolute()) for folder in arguments.source) if needs_source else (),
+        source=tuple(str(folder.absolute()) for folder in arguments.source) if chosen.needs_source else (),
         method=method,
         preset=preset,
         fold=arguments.fold,
         seed=0 if arguments.seed is None else arguments.seed,
+        init="" if arguments.init is None else str(arguments.init.absolute()),
+        store="" if arguments.store is None else str(arguments.store.absolute()),
         **values,
     )
-    return _with_data(config, needs_source, notes, progress), tuple(notes)
+    complete = _with_volumes if dataset == VOLUMES else _with_data
+    return complete(config, chosen.needs_source, notes, progress), tuple(notes)
+
+
+def _check_start(arguments: Arguments, method: str) -> None:
+    """InputError unless --init is there for the methods that start from a run, and for no other."""
+    starts = system(method).start != "nothing"
+    if starts and arguments.init is None:
+        raise InputError(
+            f"method {method} starts from a trained network: give --init with a finished run of --method pretrain"
+        )
+    if arguments.init is not None and not starts:
+        raise InputError(f"--init is for the methods finetune and multi-encoder, not for {method}; leave it out")
+    if arguments.init is not None:
+        given = read_config(arguments.init / "config.json").method
+        if given != "pretrain":
+            raise InputError(f"--init {arguments.init} is a run of method {given}; give one of method pretrain")
 
 
 def _preset(arguments: Arguments, notes: list[str]) -> str:
@@ -147,8 +177,21 @@ def _preset(arguments: Arguments, notes: list[str]) -> str:
 
 def _dataset(arguments: Arguments) -> str:
     if arguments.dataset is None:
+        if arguments.store is not None:
+            raise InputError(f"--store is for --dataset {VOLUMES}; name it, or leave --store out")
         return PHANTOM if arguments.data is None else "covid_semiseg"
-    check_dataset(arguments.dataset)
+    if arguments.dataset == VOLUMES:
+        if (arguments.data is None) != (arguments.store is None):
+            given, lacking = ("--store", "--data") if arguments.data is None else ("--data", "--store")
+            raise InputError(
+                f"{given} is there and {lacking} is not: --data is the published set, which is tested on, and --store "
+                "what `prepare.py DATA --dataset covid-ct-20 --output STORE` makes of it, which is trained on"
+            )
+        return VOLUMES
+    if arguments.dataset not in READERS:
+        raise InputError(f"--dataset {arguments.dataset!r} is unknown; take one of {', '.join([*READERS, VOLUMES])}")
+    if arguments.store is not None:
+        raise InputError(f"--store is for --dataset {VOLUMES}; leave it out")
     if arguments.dataset == PHANTOM and arguments.data is not None:
         raise InputError("--dataset phantom is generated and takes no --data; leave one of the two out")
     if arguments.dataset != PHANTOM and arguments.data is None:
@@ -166,3 +209,20 @@ def _with_data(config: Config, needs_source: bool, notes: list[str], progress: P
         notes.append("no test slices in the data set: cross-validation, fold 0 (--fold chooses another)")
         return replace(config, fold=0)
     return config
+
+
+def _with_volumes(config: Config, needs_source: bool, notes: list[str], progress: Progress | None) -> Config:
+    """`config` with the phantom volumes' folders where there are no others, and with a fold."""
+    if config.fold is None:
+        notes.append("fold 0 of the five published ones (--fold chooses another)")
+        config = replace(config, fold=0)
+    if config.data:
+        return config
+    root = volume_phantom_root(progress=progress)
+    store, sources = prepared_phantoms(root, progress=progress)
+    return replace(
+        config,
+        data=str(root / "target"),
+        store=str(store),
+        source=config.source or (tuple(map(str, sources)) if needs_source else ()),
+    )

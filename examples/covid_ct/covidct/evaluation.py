@@ -147,12 +147,12 @@ def write_metrics(
         raise InputError(f"{output}: the results cannot be written ({error.strerror}); free space there") from None
 
 
-def read_metrics(run: Path) -> dict[str, Any]:
-    """The content of a run's metrics.json; InputError if it is missing or damaged."""
+def read_metrics(run: Path, images: str = "images") -> dict[str, Any]:
+    """The content of a run's metrics.json, which lists its `images` so; InputError if it is missing or damaged."""
     path = run / JSON
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {**content, "images": list(content["images"]), "summary": dict(content["summary"])}
+        return {**content, images: list(content[images]), "summary": dict(content["summary"])}
     except FileNotFoundError:
         raise InputError(f"{path} is missing; write it with evaluate.py {run}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

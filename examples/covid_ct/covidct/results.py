@@ -14,11 +14,26 @@ from covidct.evaluation import evaluate, read_metrics
 from covidct.figures import draw_curves, draw_predictions, draw_relations
 from covidct.metrics import MEASURES
 from covidct.systems import system
+from covidct.volume_data import VolumeData
+from covidct.volume_results import score_and_draw, show_volume_result
 
 
 def finish(run: Path, config: Config, model: nn.Module, data: RunData, console: Console) -> None:
-    """Write the weights, score the model on the test slices, draw the pictures, and show the result."""
+    """Write the weights, score the model on the test images, draw the pictures, and show the result."""
     save_weights(run, model)
+    draw_curves(run)
+    if system(config.method).dual:
+        draw_relations(run)
+    if isinstance(data, VolumeData):
+        if data.test:
+            score_and_draw(run, config, model, data, console)
+    else:
+        _score_slices(run, config, model, data, console)
+        draw_predictions(run, model, data.test, config, flips=config.flips)
+    show_result(run, config, console)
+
+
+def _score_slices(run: Path, config: Config, model: nn.Module, data: RunData, console: Console) -> None:
     columns = (TextColumn("evaluating"), BarColumn(bar_width=20), MofNCompleteColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("evaluating", total=len(data.test))
@@ -30,15 +45,20 @@ def finish(run: Path, config: Config, model: nn.Module, data: RunData, console: 
             flips=config.flips,
             progress=lambda done, _: bar.update(task, completed=done),
         )
-    draw_curves(run)
-    if system(config.method).dual:
-        draw_relations(run)
-    draw_predictions(run, model, data.test, config, flips=config.flips)
-    show_result(run, config, console)
 
 
 def show_result(run: Path, config: Config, console: Console) -> None:
     """Print the means of metrics.json and where everything lies."""
+    if system(config.method).on_source:
+        console.print(
+            f"Trained on the source alone, so nothing is tested. Everything is in {run}",
+            soft_wrap=True,
+            highlight=False,
+        )
+        return
+    if config.axes == 3:
+        show_volume_result(run, config, console)
+        return
     content = read_metrics(run)
     table = Table(
         title=f"{config.method} on {config.dataset}: means over {len(content['images'])} test slices",

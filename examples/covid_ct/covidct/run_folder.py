@@ -55,7 +55,9 @@ def _is_number(ending: str) -> bool:
 
 def result_files(run: Path, config: Config) -> list[Path]:
     """What a finished run holds beside its log and checkpoint; each is written whole or not at all."""
-    names = ["model.safetensors", "metrics.json", "metrics.csv", "curves.png", "predictions.png"]
+    names = ["model.safetensors", "curves.png"]
+    if not system(config.method).on_source:
+        names += ["metrics.json", "metrics.csv", "predictions.png"]
     if system(config.method).dual:
         names.append("relations.png")
     return [run / name for name in names]

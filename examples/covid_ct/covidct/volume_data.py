@@ -1,0 +1,156 @@
+"""Which volumes a run trains on, is tested on, and takes as source, from stores that prepare.py made."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from covidct.config import Config
+from covidct.data.phantom import MANIFEST, generated
+from covidct.data.preprocess import Plan
+from covidct.data.splits import source_split, volume_fold
+from covidct.data.store import CaseStore, Store, StoreSettings, begin_store, intensity_of, open_store
+from covidct.data.volume_sampling import make_volume_loader
+from covidct.data.volume_sets import read_volume_set
+from covidct.data.volumes import VolumeCase
+from covidct.errors import InputError
+from covidct.files import write_text
+from covidct.preparation import median_spacing, prepare, survey, usable_processors
+from covidct.systems import system
+
+DATASET = "covid-ct-20"
+# Sets whose published division keeps some cases from training.
+DIVIDED = ("msd-lung", "nsclc-pe")
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class VolumeData:
+    """The volumes of a run.
+
+    training: preprocessed cases by data set: the fold's four scans, or for a pre-training the source's. testing: the
+    fold's other scans as they are published. sources: preprocessed cases of other lesions by data set. plan: grid,
+    patch and normalisation, from the fold's training scans.
+    """
+
+    training: tuple[tuple[CaseStore, ...], ...]
+    test: tuple[VolumeCase, ...]
+    sources: tuple[tuple[CaseStore, ...], ...]
+    split: str
+    plan: Plan
+
+    @property
+    def train(self) -> Sequence[CaseStore]:
+        """All cases that are trained on."""
+        return [case for cases in self.training for case in cases]
+
+    @property
+    def source(self) -> Sequence[CaseStore]:
+        """All source cases."""
+        return [case for cases in self.sources for case in cases]
+
+    def loader(
+        self,
+        stream: str,
+        config: Config,
+        *,
+        first_step: int,
+        steps: int,
+        augment: bool,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Any:
+        """See `datasets.RunData.loader`."""
+        return make_volume_loader(
+            self.sources if stream.endswith("source") else self.training,
+            plan=self.plan,
+            stream=stream,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            first_step=first_step,
+            steps=steps,
+            workers=config.workers if augment else 0,
+            oversample_foreground=config.oversample_foreground,
+            augment=augment,
+            rank=rank,
+            world_size=world_size,
+        )
+
+
+def read_volume_data(config: Config) -> VolumeData:
+    """The volumes that `config` names; InputError if a store or a case is missing."""
+    chosen = system(config.method)
+    store = open_store(Path(config.store))
+    names, held_out = volume_fold(config.dataset, config.fold)
+    scans = store.named(names)
+    sources = tuple(_source_cases(Path(folder), store) for folder in config.source) if chosen.needs_source else ()
+    low, high, mean, std = intensity_of(scans)
+    depth, height, width = config.size
+    return VolumeData(
+        training=sources if chosen.on_source else (scans,),
+        test=() if chosen.on_source else _test_cases(config, held_out),
+        sources=sources if chosen.general else (),
+        split=f"published fold {config.fold} of 5",
+        plan=Plan(store.settings.spacing, (depth, height, width), low=low, high=high, mean=mean, std=std),
+    )
+
+
+def prepared_phantoms(root: Path, *, progress: Progress | None = None) -> tuple[Path, tuple[Path, ...]]:
+    """Stores of the phantom volumes in `root`, made beside it on the first call: of the target and each source."""
+    stores = generated(root.with_name(f"{root.name}-stores"), lambda folder: _prepare_phantoms(root, folder, progress))
+    return stores / "target", (stores / "msd", stores / "nsclc")
+
+
+def _prepare_phantoms(root: Path, stores: Path, progress: Progress | None) -> None:
+    sets = {
+        "target": (DATASET, root / "target"),
+        "msd": ("msd-lung", root / "source" / "msd"),
+        "nsclc": ("nsclc-pe", root / "source" / "nsclc"),
+    }
+    cases = {name: read_volume_set(dataset, folder).cases for name, (dataset, folder) in sets.items()}
+    total, done, spacing = sum(map(len, cases.values())), 0, None
+    for name, (dataset, _) in sets.items():
+        workers = min(len(cases[name]), usable_processors())
+        facts, failures = survey(cases[name], stores / name, workers)
+        spacing = spacing or median_spacing(facts.values())
+        begin_store(stores / name, StoreSettings(dataset, spacing))
+        for outcome in prepare(cases[name], facts, stores / name, spacing, workers):
+            if outcome.state == "failed":
+                failures[outcome.name] = outcome.message
+            done += 1
+            if progress is not None:
+                progress(done, total)
+        for message in failures.values():
+            raise InputError(f"{message}; delete {root}, it is generated anew")
+    write_text(stores / MANIFEST, json.dumps({"made from": root.name}) + "\n")
+
+
+def _test_cases(config: Config, names: Sequence[str]) -> tuple[VolumeCase, ...]:
+    cases = {case.name: case for case in read_volume_set(config.dataset, Path(config.data)).cases}
+    missing = [name for name in names if name not in cases]
+    if missing:
+        raise InputError(
+            f"{config.data} lacks {len(missing)} of the {len(names)} test volumes of fold {config.fold}: {missing[0]}, "
+            "...; give --data with the whole set as it is published"
+        )
+    return tuple(cases[name] for name in names)
+
+
+def _source_cases(folder: Path, target: Store) -> tuple[CaseStore, ...]:
+    """The cases of a source's store that may be trained on, on the target's grid."""
+    store = open_store(folder)
+    if store.settings.spacing != target.settings.spacing:
+        raise InputError(
+            f"--source {folder} has voxels of {store.settings.spacing} mm (z y x), the target's store {target.root} "
+            f"has {target.settings.spacing}; prepare it again with prepare.py ... --like {target.root}"
+        )
+    cases = store.cases
+    if store.settings.dataset in DIVIDED:
+        allowed = set(source_split(store.settings.dataset)[0])
+        cases = tuple(case for case in cases if case.name in allowed)
+    cases = tuple(case for case in cases if case.labelled)
+    if not cases:
+        raise InputError(f"--source {folder} holds no labelled case to train on; look at what prepare.py said of it")
+    return cases

@@ -1,0 +1,68 @@
+"""After a training on volumes: weights, evaluation, pictures, and what the screen says about them."""
+
+from math import isnan
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Table
+from rich.text import Text
+from torch import nn
+
+from covidct.config import Config
+from covidct.data.volumes import load_volume
+from covidct.errors import InputError
+from covidct.evaluation import read_metrics
+from covidct.metrics import binarise
+from covidct.volume_data import VolumeData
+from covidct.volume_evaluation import ScoredVolume, score_volumes, write_volume_metrics
+from covidct.volume_figures import draw_lesions
+from covidct.volume_report import TITLES
+from covidct.volume_segmentation import Settings, segment, settings_of
+
+
+def score_and_draw(run: Path, config: Config, model: nn.Module, data: VolumeData, console: Console) -> None:
+    """Score the model on the fold's test volumes, and draw one of them."""
+    settings = settings_of(config, on_cpu=next(model.parameters()).device.type == "cpu")
+    columns = (TextColumn("evaluating"), BarColumn(bar_width=20), TaskProgressColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("evaluating", total=1.0)
+        scored, failed = score_volumes(
+            run, model, data.plan, data.test, settings, progress=lambda share: bar.update(task, completed=share)
+        )
+    for item in failed:
+        console.print(Text.assemble(("error: ", "bold red"), f"{item.name}: {item.message}"), soft_wrap=True)
+    if not scored:
+        raise InputError(f"none of the {len(failed)} test volumes could be scored; see the errors above")
+    _draw_typical(run, model, data, scored, settings)
+    write_volume_metrics(run, scored, failed, config, settings)
+
+
+def show_volume_result(run: Path, config: Config, console: Console) -> None:
+    """Print the means of metrics.json and where everything lies."""
+    content = read_metrics(run, images="volumes")
+    table = Table(
+        title=f"{config.method} on {config.dataset}, fold {config.fold}: {content['count']} test volumes",
+        caption=f"preset {config.preset}, {config.steps} steps, seed {config.seed}, "
+        f"relation reduction {config.relation_reduction}",
+    )
+    for heading in ("measure", "mean", "standard deviation", "left out as empty"):
+        table.add_column(heading, justify="left" if heading == "measure" else "right")
+    for name, title in TITLES.items():
+        found = content["summary"][name]
+        values = ("-" if found[key] is None else f"{found[key]:.4f}" for key in ("mean", "deviation"))
+        table.add_row(title, *values, str(found["empty"]))
+    console.print(table)
+    console.print(f"Everything is in {run}", soft_wrap=True, highlight=False)
+
+
+def _draw_typical(
+    run: Path, model: nn.Module, data: VolumeData, scored: list[ScoredVolume], settings: Settings
+) -> None:
+    """The volume of median Dice, neither the best nor the worst; empty ones, which have none, come first."""
+    ordered = sorted(scored, key=lambda item: (-1.0 if isnan(item.scores.dsc) else item.scores.dsc, item.name))
+    typical = ordered[len(ordered) // 2]
+    volume = load_volume(next(case for case in data.test if case.name == typical.name))
+    mask = binarise(segment(model, volume, data.plan, settings))
+    title = f"{typical.name}: DSC {typical.scores.dsc:.3f}, the median of {len(scored)} test volumes"
+    draw_lesions(run / "predictions.png", volume.image, mask, volume.spacing, truth=volume.mask, title=title)
