@@ -61,6 +61,8 @@ def build_network(family: str, name: str, arguments: dict[str, Any]) -> nn.Modul
     """
     if family not in FAMILIES:
         raise ValueError(f"network of family {family!r}; known are {', '.join(sorted(FAMILIES))}")
+    if family == "monai":  # its networks keep no arguments, and describe() gives None for them
+        raise ValueError("networks of MONAI are not built by name; build it and pass it as net=")
     try:
         integration = import_module(FAMILIES[family])
     except ModuleNotFoundError as error:

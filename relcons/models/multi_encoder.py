@@ -228,9 +228,9 @@ class MultiEncoderUNet(nn.Module):
     def save_pretrained(self, folder: str | os.PathLike[str], *, license: str | None = None) -> None:
         """Write ``config.json``, ``model.safetensors`` and a model card, each whole or not at all.
 
-        Networks of the supported libraries are written as names and arguments, so that
-        [`from_pretrained`][relcons.MultiEncoderUNet.from_pretrained] builds them; any other, and one
-        that was changed after it was built, must be given there as ``net``.
+        Networks of segmentation_models_pytorch and dynamic-network-architectures are written as names and
+        arguments, so that [`from_pretrained`][relcons.MultiEncoderUNet.from_pretrained] builds them; any
+        other, MONAI's included, and one that was changed after it was built must be given there as ``net``.
 
         Args:
             folder: made where it is missing; a ``README.md`` in it stays as it is.

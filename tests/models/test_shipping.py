@@ -13,6 +13,7 @@ import segmentation_models_pytorch as smp
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from dynamic_network_architectures.building_blocks.residual import BottleneckD
+from monai.networks.nets import SegResNet
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -101,6 +102,16 @@ def test_other_networks_come_back_with_net(case: Case, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"config\.json names no network.*pass it as from_pretrained\(path, net=\.\.\.\)"
     ):
+        DualEncoderUNet.from_pretrained(tmp_path)
+
+
+def test_networks_of_monai_come_back_with_net(tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        return SegResNet(2, init_filters=8, in_channels=1, out_channels=2, blocks_down=(1, 1), blocks_up=(1,))
+
+    case = Case("SegResNet", build, (1, 16, 16))
+    assert_round_trip(different(build()), case, tmp_path, net=build())
+    with pytest.raises(ValueError, match="names no network"):
         DualEncoderUNet.from_pretrained(tmp_path)
 
 
@@ -389,6 +400,7 @@ def test_foreign_configuration(folder: Path, edit: Callable[[dict[str, Any]], An
     ("edit", "message"),
     [
         (lambda n: n.update(family="os"), "network of family 'os'"),
+        (lambda n: n.update(family="monai"), "networks of MONAI are not built by name"),
         (
             lambda n: n.update({"class": "AbstractDynamicNetworkArchitectures"}),
             "known of dynamic-network-architectures",
