@@ -160,6 +160,20 @@ def test_folds_of_two_methods_are_two_rows_and_go_where_asked(call, make_run, tm
     assert next(line for line in text.splitlines() if "ours, seed 0" in line).split()[4] == "-"
 
 
+def test_folds_that_start_from_runs_of_their_own_are_one_row(call, make_run, tmp_path):
+    runs = []
+    for source in ("msd", "nsclc"):
+        for fold in (0, 2):
+            start = make_run(f"start-{source}{fold}", method="pretrain", fold=fold, source=(f"/stores/{source}",))
+            runs.append(make_run(f"{source}{fold}", method="finetune", fold=fold, init=str(start), store=f"/{fold}"))
+    call(*runs, "--folds")
+    joined = content(tmp_path / "runs" / "folds.json")
+    assert [row["label"] for row in joined] == [
+        f"finetune, init pretrain on {source}, 250 steps, seed 0" for source in ("msd", "nsclc")
+    ]
+    assert [list(row["folds"]) for row in joined] == [["0", "2"], ["0", "2"]]
+
+
 def test_volume_without_lesion_and_without_prediction_is_left_out_and_counted(
     call, make_run, bright, save_volume, cases
 ):

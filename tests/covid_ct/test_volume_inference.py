@@ -142,11 +142,12 @@ def test_body_is_found_in_any_scale_without_table_and_outside_air(scale):
     hu = chest((12, 160, 140))
     hu[2:11, 50:110, 30:115] = 40
     hu[4:10, 60:100, 40:70] = -850
-    hu[:, 120:122, 5:135] = 100  # the table, below the body and wider
+    hu[:, 110:112, 5:135] = 100  # the table, on which the body lies, and wider
     hu[:, 10:12, 60:62] = 3000  # a wire
     box = body_box((hu * scale[0] + scale[1]).astype(np.float32))
-    # Cells are 1 x 2 x 2 voxels; the box is a cell wider, and the last column is half a cell.
-    assert box == (slice(1, 12), slice(48, 112), slice(28, 116))
+    # Cells are 1 x 2 x 2 voxels; the box is a cell wider, the last column is half a cell, and of the table it holds
+    # what the body lies on.
+    assert box == (slice(1, 12), slice(48, 114), slice(28, 116))
 
 
 def test_body_by_an_own_threshold():

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from covidct.config import FOLDS, Config
+from covidct.config import FOLDS, Config, read_config
 from covidct.errors import InputError
 
 # What may differ between runs of one group: whose mean is taken, and what does not change a result.
-FREE = {"seed", "fold", "data", "workers", "log_every", "relations_every", "checkpoint_every"}
+FREE = {"seed", "fold", "data", "store", "workers", "log_every", "relations_every", "checkpoint_every"}
 
 
 class HasConfig(Protocol):
@@ -46,7 +46,7 @@ def groups(evaluated: Sequence[T]) -> list[list[T]]:
 
 def key(config: Config) -> str:
     """Equal for runs of one group."""
-    return repr({name: value for name, value in asdict(config).items() if name not in FREE})
+    return repr(_settings(config))
 
 
 def names(runs: Sequence[Path]) -> dict[Path, str]:
@@ -57,10 +57,26 @@ def names(runs: Sequence[Path]) -> dict[Path, str]:
 
 def label(one: HasConfig, evaluated: Sequence[HasConfig]) -> str:
     """The method and whatever else sets its group apart from the method's others on screen."""
-    all_values = [asdict(other.config) for other in evaluated if other.config.method == one.config.method]
+    others = [_settings(other.config) for other in evaluated if other.config.method == one.config.method]
     apart = [
         f"{name} {value}"
-        for name, value in asdict(one.config).items()
-        if name not in FREE and name != "method" and any(other[name] != value for other in all_values)
+        for name, value in _settings(one.config).items()
+        if name != "method" and any(other[name] != value for other in others)
     ]
     return ", ".join([one.config.method, *apart])
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """What runs of a group have in common."""
+    settings = {name: value for name, value in asdict(config).items() if name not in FREE}
+    return settings | {"init": _start(config.init)} if config.init else settings
+
+
+def _start(init: str) -> str:
+    """What a run started from, without the fold and seed of it: each fold starts from a run of its own."""
+    try:
+        first = read_config(Path(init) / "config.json")
+    except InputError:
+        # The folder has gone; its name is what is left of it.
+        return init
+    return f"{first.method} on {' + '.join(Path(folder).name for folder in first.source)}, {first.steps} steps"

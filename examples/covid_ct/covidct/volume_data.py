@@ -18,6 +18,7 @@ from covidct.errors import InputError
 from covidct.files import write_text
 from covidct.preparation import median_spacing, prepare, survey, usable_processors
 from covidct.systems import system
+from covidct.volume_evaluation import volume_test_cases
 
 DATASET = "covid-ct-20"
 # Sets whose published division keeps some cases from training.
@@ -83,14 +84,13 @@ def read_volume_data(config: Config) -> VolumeData:
     """The volumes that `config` names; InputError if a store or a case is missing."""
     chosen = system(config.method)
     store = open_store(Path(config.store))
-    names, held_out = volume_fold(config.dataset, config.fold)
-    scans = store.named(names)
+    scans = store.named(volume_fold(config.dataset, config.fold)[0])
     sources = tuple(_source_cases(Path(folder), store) for folder in config.source) if chosen.needs_source else ()
     low, high, mean, std = intensity_of(scans)
     depth, height, width = config.size
     return VolumeData(
         training=sources if chosen.on_source else (scans,),
-        test=() if chosen.on_source else _test_cases(config, held_out),
+        test=() if chosen.on_source else volume_test_cases(config),
         sources=sources if chosen.general else (),
         split=f"published fold {config.fold} of 5",
         plan=Plan(store.settings.spacing, (depth, height, width), low=low, high=high, mean=mean, std=std),
@@ -125,17 +125,6 @@ def _prepare_phantoms(root: Path, stores: Path, progress: Progress | None) -> No
         for message in failures.values():
             raise InputError(f"{message}; delete {root}, it is generated anew")
     write_text(stores / MANIFEST, json.dumps({"made from": root.name}) + "\n")
-
-
-def _test_cases(config: Config, names: Sequence[str]) -> tuple[VolumeCase, ...]:
-    cases = {case.name: case for case in read_volume_set(config.dataset, Path(config.data)).cases}
-    missing = [name for name in names if name not in cases]
-    if missing:
-        raise InputError(
-            f"{config.data} lacks {len(missing)} of the {len(names)} test volumes of fold {config.fold}: {missing[0]}, "
-            "...; give --data with the whole set as it is published"
-        )
-    return tuple(cases[name] for name in names)
 
 
 def _source_cases(folder: Path, target: Store) -> tuple[CaseStore, ...]:

@@ -88,9 +88,8 @@ def surface_dice(
     if not truth.any() or not predicted.any():
         return 0.0
     box = tuple(_span(either, axis) for axis in range(3))
-    # A rim of background: the surface at the border of the volume counts, and the rest of the volume costs nothing.
-    cut = [np.pad(mask[box], 1) for mask in (truth, predicted)]
-    return _monai_surface_dice(cut[0], cut[1], spacing, tolerance)
+    # What is background in both costs time and memory alone: MONAI adds the rim that it needs.
+    return _monai_surface_dice(truth[box], predicted[box], spacing, tolerance)
 
 
 def millilitres(mask: Mask, spacing: tuple[float, float, float]) -> float:
