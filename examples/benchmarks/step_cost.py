@@ -1,4 +1,4 @@
-"""Floating-point operations of a training step of each method at preset `paper`, and the hours that follow from them."""
+"""Operations of a training step of each method at preset `paper`, and the hours that follow from them."""
 
 import argparse
 import sys
