@@ -1,6 +1,5 @@
 """Start of a training from the checkpoint of a stock nnU-Net."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals(_ALLOWED):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # for damaged files torch.load raises whatever its unpickler comes across
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"{wanted}; {path} cannot be read, is it complete? ({reason[0]:.120})") from None
     weights = checkpoint.get("network_weights") if isinstance(checkpoint, Mapping) else None

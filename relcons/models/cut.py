@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from relcons.models.nested import Borrowed, NestedDecoder, NestedEncoder, Removed, Stop, Swap, shallow_copy
-from relcons.models.reach import evaluating, reached_parameters
+from relcons.models.reach import evaluating, reached_parameters, tensors_of
 
 __all__ = ["Cut", "as_example", "cut_at"]
 
@@ -61,7 +61,7 @@ def cut_at(net: nn.Module, name: str, example: Tensor) -> Cut:
         NestedDecoder(sides["decoder"], swap),
         passed.outputs[0].detach(),
     )
-    _check_copies(cut, name, net, example)
+    _check_copies(cut, name, net, example, passed)
     return cut
 
 
@@ -89,7 +89,8 @@ class _Rebuild:
             return self._around_children(module)
         # Whether they are the encoder's, of all parameters that the module holds.
         owners = {parameter in self.encoding for parameter in module.parameters()}
-        if self.side != "decoder" and True not in owners and not inside & self.before:
+        # One without parameters may run in training mode alone, which the probe does not see.
+        if self.side != "decoder" and owners == {False} and not inside & self.before:
             return Removed()
         if not owners or self.side == "general":
             return module
@@ -118,6 +119,7 @@ class _Pass:
     outputs: list[Any] = field(default_factory=list)
     before: set[nn.Module] = field(default_factory=set)
     matters: bool = False
+    result: Any = None
     maps: dict[nn.Module, list[Any]] = field(default_factory=dict)
 
 
@@ -141,7 +143,7 @@ def _run(net: nn.Module, example: Tensor, bottleneck: nn.Module | None) -> _Pass
     ]
     try:
         with evaluating([net]), _trainable(net), torch.random.fork_rng(devices=[]), torch.enable_grad():
-            result = net(example.clone().requires_grad_(example.is_floating_point()))
+            passed.result = net(example.clone().requires_grad_(example.is_floating_point()))
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         raise ValueError(
             f"example: {type(net).__name__} does not take a batch of shape {tuple(example.shape)} "
@@ -151,7 +153,7 @@ def _run(net: nn.Module, example: Tensor, bottleneck: nn.Module | None) -> _Pass
         for hook in hooks:
             hook.remove()
     if len(passed.outputs) == 1 and isinstance(passed.outputs[0], Tensor) and passed.outputs[0].requires_grad:
-        tensors = [tensor for tensor in _tensors(result) if tensor.requires_grad]
+        tensors = [tensor for tensor in tensors_of(passed.result) if tensor.requires_grad]
         grads = torch.autograd.grad([t.sum() for t in tensors], passed.outputs, retain_graph=True, allow_unused=True)
         passed.matters = grads[0] is not None
     return passed
@@ -179,20 +181,33 @@ def _candidates(net: nn.Module, example: Tensor) -> list[str]:
         if len(outputs) == 1 and isinstance(outputs[0], Tensor) and outputs[0].ndim == example.ndim
     }
     sizes = {module: output.shape[2:].numel() for module, output in maps.items()}
-    names = [name for name, module in net.named_modules() if name and sizes.get(module) == min(sizes.values())]
+    coarsest = min(sizes.values(), default=0)
+    names = [name for name, module in net.named_modules() if name and sizes.get(module) == coarsest]
     return names[:_MOST_CANDIDATES]
 
 
-def _check_copies(cut: Cut, name: str, net: nn.Module, example: Tensor) -> None:
-    """The copies must pass through what stands for the bottleneck; a network that keeps other ways to it does not."""
+def _check_copies(cut: Cut, name: str, net: nn.Module, example: Tensor, passed: "_Pass") -> None:
+    """The copies must give what the network gives, by way of what stands for the bottleneck, and keep nothing."""
     problem = None
+    before = _kept(cut)
     with evaluating([cut.encoder, cut.general, cut.decoder]), torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
-            if cut.decoder(example)[1] is None:
+            result, bottleneck = cut.decoder(example)
+            if bottleneck is None:
                 problem = "it calls that module by another way than the attribute that names it"
             else:
-                for encoder in (cut.encoder, cut.general):
-                    encoder(example)
+                maps = [bottleneck, *cut.encoder(example), *cut.general(example)]
+                found = [*tensors_of(result), *maps]
+                expected = [*tensors_of(passed.result), *[passed.outputs[0]] * len(maps)]
+                if not all(
+                    torch.allclose(one, other, rtol=1e-2, atol=1e-4, equal_nan=True)
+                    for one, other in zip(found, expected, strict=True)
+                ):
+                    problem = "a copy of it does not give what it gives, since it reaches modules by other ways"
+            if _kept(cut) != before:
+                problem = (
+                    "it keeps maps in lists or dictionaries of its own, which an encoder's pass would leave behind"
+                )
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
             problem = f"a copy of it does not run ({error})"
     if problem is not None:
@@ -200,6 +215,12 @@ def _check_copies(cut: Cut, name: str, net: nn.Module, example: Tensor) -> None:
             f"{type(net).__name__} cannot be cut at {name!r}: {problem}; write its encoder and decoder as modules and "
             "pass UNetParts(encoder, decoder)"
         )
+
+
+def _kept(cut: Cut) -> list[int]:
+    """Lengths of all lists and dictionaries that modules hold as plain attributes."""
+    modules = (module for part in (cut.encoder, cut.general, cut.decoder) for module in part.modules())
+    return [len(value) for module in modules for value in vars(module).values() if isinstance(value, list | dict)]
 
 
 def as_example(net: nn.Module, example: Tensor | Sequence[int]) -> Tensor:
@@ -227,10 +248,3 @@ def _trainable(net: nn.Module) -> Iterator[None]:
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    values = output.values() if isinstance(output, dict) else output if isinstance(output, list | tuple) else ()
-    return [tensor for value in values for tensor in _tensors(value)]

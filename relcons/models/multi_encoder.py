@@ -14,7 +14,7 @@ from relcons.integrations import split_unet
 from relcons.models.build import FusionKind, General, build_fusion, build_generals, check_levels
 from relcons.models.nested import NestedDecoder
 from relcons.models.parts import UNetParts
-from relcons.models.reach import probe, reached_parameters
+from relcons.models.reach import probe, reached_parameters, tensors_of
 
 __all__ = ["DualEncoderOutput", "DualEncoderUNet", "MultiEncoderOutput", "MultiEncoderUNet"]
 
@@ -326,6 +326,8 @@ class MultiEncoderUNet(nn.Module):
         if (
             len(batches) > 1
             and self._together
+            # Lightning, for one, puts modes back without a call of train().
+            and self._decided_in == self.training
             and _one_pass_pays(batches[0])
             and all(batch.shape[1:] == batches[0].shape[1:] for batch in batches)
         ):
@@ -360,8 +362,8 @@ class MultiEncoderUNet(nn.Module):
 
     def _uniform(self, logits: Any) -> Any:
         """Outputs in the one form of every network: a list under deep supervision, a tensor in evaluation mode."""
-        if self._stacked and self.training:
-            return list(logits.unbind(1))
+        if self._stacked and self.decoder.training:
+            logits = list(logits.unbind(1))
         return logits[0] if isinstance(logits, list | tuple) and not self.training else logits
 
     def _fuse_bottleneck(self, bottleneck: Tensor, generals: Sequence[Sequence[Tensor]]) -> Tensor:
@@ -385,6 +387,7 @@ class MultiEncoderUNet(nn.Module):
         """Batches may share a pass through an encoder only if no layer mixes their statistics."""
         encoders = [self.target_encoder, *self.general_encoders]
         self._together = not any(_uses_batch(layer) for encoder in encoders for layer in encoder.modules())
+        self._decided_in = self.training
 
     def _follow(self, parts: UNetParts) -> None:
         """Give what was built here net's mode, device and type; modes inside net stay as they are."""
@@ -418,7 +421,7 @@ class MultiEncoderUNet(nn.Module):
                         f"{name}: map {level} is the input itself, which no encoder can change; leave it out"
                     )
         maps = [*output.target, *(features for general in output.general for features in general)]
-        reached = reached_parameters([*maps, *_flatten(output.logits)])
+        reached = reached_parameters([*maps, *tensors_of(output.logits)])
         for parameter in self.parameters():
             if reached is not None and parameter not in reached:
                 parameter.requires_grad_(False)
@@ -517,9 +520,3 @@ def _uses_batch(layer: nn.Module) -> bool:
     if isinstance(layer, _BatchNorm):
         return layer.training or layer.running_mean is None
     return isinstance(layer, _NormBase) and layer.training and layer.track_running_stats
-
-
-def _flatten(logits: Any) -> list[Tensor]:
-    if isinstance(logits, Tensor):
-        return [logits]
-    return [tensor for part in logits for tensor in _flatten(part)]

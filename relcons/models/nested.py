@@ -86,8 +86,9 @@ class Swap(nn.Module):
         """What takes the place of the module's output."""
         if self.fuse is None:
             raise RuntimeError(
-                "the bottleneck was run outside of the model's forward pass, as activation checkpoints around it do; "
-                "checkpoint modules in front of it or behind it instead"
+                "the bottleneck was run outside of the model's forward pass, as activation checkpoints around it do "
+                "(checkpoint modules in front of it or behind it instead), or in a copy by nn.DataParallel (take "
+                "DistributedDataParallel)"
             )
         self.bottleneck = self.module(*args, **kwargs)
         return self.fuse(self.bottleneck)
@@ -118,7 +119,14 @@ class Borrowed(nn.Module):
 
 
 class Removed(nn.Module):
-    """In place of a module that a pass ending at the bottleneck never runs."""
+    """In place of a module that a pass ending at the bottleneck does not run."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Raise: the network took another way than for the example."""
+        raise RuntimeError(
+            "a module behind the bottleneck was run in front of it, which the pass of the example did not do; pass "
+            "UNetParts.at another example, or the network's encoder and decoder as UNetParts(encoder, decoder)"
+        )
 
 
 class _Reached(Exception):
@@ -129,7 +137,9 @@ def shallow_copy(module: nn.Module) -> nn.Module:
     """The same module over again, sharing tensors and children, with dictionaries of its own to change."""
     twin: nn.Module = copy.copy(module)
     # Hooks, parameters and submodules are registered in dictionaries, which a shallow copy would share.
-    twin.__dict__ = {name: value.copy() if isinstance(value, dict) else value for name, value in vars(module).items()}
+    twin.__dict__ = {
+        name: value.copy() if isinstance(value, dict | list) else value for name, value in vars(module).items()
+    }
     return twin
 
 

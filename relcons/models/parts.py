@@ -138,7 +138,9 @@ class UNetParts:
         the tensors, with the bottleneck swapped on the way; a general encoder is a copy that stops there.
         Modules behind the bottleneck are not in that copy, and its parameters that the bottleneck does
         not depend on are not trainable. ``fusion="concat"`` is not possible; in a ``net`` changed later
-        (a module replaced, say) the model keeps the old one.
+        (a module replaced, say) the model keeps the old one. Of what a module with children on both sides
+        holds itself, parameters belong to one side and buffers to both: such a network, if it updates
+        those buffers or is loaded with ``assign=True``, is better given as encoder and decoder.
 
         Args:
             net: any network; it is neither copied nor changed.

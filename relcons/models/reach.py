@@ -1,13 +1,13 @@
 """Which parameters a model's outputs depend on."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["evaluating", "probe", "reached_parameters"]
+__all__ = ["evaluating", "probe", "reached_parameters", "tensors_of"]
 
 T = TypeVar("T")
 
@@ -49,6 +49,14 @@ def reached_parameters(outputs: Iterable[Tensor]) -> set[Tensor] | None:
                 seen.add(following)
                 nodes.append(following)
     return found
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """All tensors in a network's output, of lists, tuples and dictionaries too."""
+    if isinstance(output, Tensor):
+        return [output]
+    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, list | tuple) else ()
+    return [tensor for value in values for tensor in tensors_of(value)]
 
 
 @contextmanager

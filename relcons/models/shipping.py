@@ -208,7 +208,7 @@ def _read_config(file: Path) -> dict[str, Any]:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{file.parent} holds no {CONFIG}; give a folder that save_pretrained wrote") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} cannot be read ({error}); copy or download the folder anew") from None
     foreign = f"{file} was not written by relcons; give a folder that save_pretrained wrote"
     if not isinstance(config, dict) or "format" not in config:
@@ -222,6 +222,7 @@ def _read_config(file: Path) -> dict[str, Any]:
         and set(options) == set(_OPTIONS)
         and all(isinstance(options[name], list) for name in ("levels", "fuse_levels"))
         and isinstance(names, list)
+        and all(isinstance(name, str) for name in names)
         and (network is None or (isinstance(network, dict) and set(network) == {"family", "class", "arguments"}))
         and {"deep_supervision", "general_is_frozen"} <= set(config)
     )

@@ -101,6 +101,13 @@ def test_deep_supervision_is_a_list_finest_first_or_stacked(number: int) -> None
     assert all(p.requires_grad for p in model.parameters())
 
 
+def test_deep_supervision_with_a_decoder_in_evaluation_mode() -> None:
+    net, x = monai_net("DynUNet", deep_supervision=True, deep_supr_num=2), batch("DynUNet")
+    model = DualEncoderUNet(net).train()
+    model.decoder.eval()
+    assert model(x).shape == (2, 2, *x.shape[2:])
+
+
 @pytest.mark.parametrize("fusion", ["project", "concat"])
 @pytest.mark.parametrize("name", ["FlexibleUNet", "BasicUNet", "DynUNet", "SwinUNETR"])
 def test_skips_are_fused_on_request(name: str, fusion: str) -> None:

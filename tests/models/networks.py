@@ -207,10 +207,11 @@ def monai_net(name: str, axes: int = 2, **arguments: Any) -> nn.Module:
 
 
 def monai_case(name: str, axes: int, side: int = 16, **arguments: Any) -> Case:
+    """Twice as long along the first axis, so that the bottleneck has positions for instance norm."""
     label = f"{name}-{axes}D" + "".join(
         f"-{value if isinstance(value, str) else key}" for key, value in arguments.items()
     )
-    return Case(label, lambda: monai_net(name, axes, **arguments), (1, *[side] * axes))
+    return Case(label, lambda: monai_net(name, axes, **arguments), (1, 2 * side, *[side] * (axes - 1)))
 
 
 def own_case(axes: int) -> Case:

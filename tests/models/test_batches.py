@@ -127,3 +127,16 @@ def test_a_cpu_takes_batches_one_after_the_other() -> None:
     meta = model.to("meta")
     meta(torch.empty(SMALL, device="meta"), source=torch.empty(SMALL, device="meta"))
     assert calls == [torch.Size((4, *SMALL[1:]))]
+
+
+@pytest.mark.usefixtures("joined")
+def test_modes_put_back_without_a_call_of_train() -> None:
+    """As Lightning does after a validation: batch norm must see each batch alone all the same."""
+    model = different(tiny_parts(norm=BATCH_NORMS[1])).train()
+    x, source = torch.rand(SMALL), torch.rand(SMALL) + 5
+    expected = copy.deepcopy(model)(x, source=source).general[0]
+    modes = {layer: layer.training for layer in model.modules()}
+    model.eval()
+    for layer, mode in modes.items():
+        layer.training = mode
+    assert torch.equal(model(x, source=source).general[0], expected)

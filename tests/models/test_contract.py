@@ -20,6 +20,24 @@ from tests.models.networks import (
     timm_case,
 )
 
+# Networks that are large however they are built, and the others in their further dimension.
+LARGE = [
+    monai_case("DynUNet", 2),
+    monai_case("SegResNet", 3),
+    monai_case("BasicUNet", 3),
+    monai_case("UNet", 3),
+    monai_case("AttentionUnet", 3),
+    *[
+        case
+        for axes in (2, 3)
+        for case in (
+            monai_case("FlexibleUNet", axes, side=32),
+            monai_case("SwinUNETR", axes, side=32),
+            monai_case("VNet", axes),
+        )
+    ],
+]
+
 NETWORKS = [
     *[smp_case(architecture) for architecture in SMP],
     smp_case("FPN", "tu-test_convnext"),
@@ -34,7 +52,7 @@ NETWORKS = [
         for deep_supervision in (True, False)
     ],
     monai_case("SegResNet", 2),
-    monai_case("BasicUNet", 2, side=32),
+    monai_case("BasicUNet", 2),
     monai_case("DynUNet", 3),
     *[monai_case("DynUNet", axes, deep_supervision=True, deep_supr_num=2) for axes in (2, 3)],
     monai_case("UNet", 2),
@@ -42,24 +60,7 @@ NETWORKS = [
     timm_case("test_resnet"),
     *[own_case(axes) for axes in (1, 2, 3)],
     *[nested_case(axes) for axes in (1, 2, 3)],
-]
-
-# Networks that are large however they are built, and the others in their further dimension.
-LARGE = [
-    monai_case("DynUNet", 2),
-    monai_case("SegResNet", 3),
-    monai_case("BasicUNet", 3, side=32),
-    monai_case("UNet", 3),
-    monai_case("AttentionUnet", 3),
-    *[
-        case
-        for axes, side in ((2, 64), (3, 32))
-        for case in (
-            monai_case("FlexibleUNet", axes, side=side),
-            monai_case("SwinUNETR", axes, side=side),
-            monai_case("VNet", axes, side=32),
-        )
-    ],
+    *LARGE,
 ]
 
 FULL_SIZE = [
@@ -72,7 +73,9 @@ FULL_SIZE = [
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("case", [*NETWORKS, *[pytest.param(case, marks=pytest.mark.slow) for case in LARGE]], ids=str)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] if case in LARGE else []) for case in NETWORKS], ids=str
+)
 def test_contract(case: Case, check: Callable[[Case], None]) -> None:
     check(case)
 

@@ -75,6 +75,64 @@ class Pair(nn.Module):
         return x.sin(), x.cos()
 
 
+class Listing(NestedUNet):
+    """Keeps its skip connection in a list of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.skips: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.skips.append(self.stages[0](x))
+        coarse = self.bottom(self.stages[1](self.skips[-1]))
+        return self.stages[2](coarse) + self.skips.pop()
+
+
+class Elsewhere(NestedUNet):
+    """Reaches a module in front of its bottleneck through a function bound to the network that was cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+        self.front = self.count
+
+    def count(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.stages[0](x) * self.calls
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stages[2](self.bottom(self.stages[1](self.front(x))))
+
+
+class Named(NestedUNet):
+    """Returns a dictionary, with nothing in one place."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor | None]:
+        return {"out": super().forward(x), "auxiliary": None}
+
+
+class Noisy(NestedUNet):
+    """Runs a module in training mode alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.noise(x) if self.training else x)
+
+
+class Flat(nn.Module):
+    """No module of it returns a map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.mean((1, 2)))
+
+
 class Checkpointed(NestedUNet):
     reentrant = False
 
@@ -216,6 +274,27 @@ def test_several_general_encoders() -> None:
     assert output.source[1] is None
 
 
+def test_a_list_that_the_network_keeps_is_left_alone() -> None:
+    net = Listing()
+    with pytest.raises(ValueError, match="keeps maps in lists"):
+        at(net)
+    assert net.skips == []
+
+
+def test_outputs_of_any_structure() -> None:
+    net = Named()
+    model = DualEncoderUNet(at(net)).eval()
+    x = torch.rand(SMALL)
+    assert torch.equal(model(x)["out"], net.eval()(x)["out"])
+    assert all(p.requires_grad for p in model.decoder.parameters())
+
+
+def test_a_module_of_training_alone_stays() -> None:
+    model = DualEncoderUNet(at(Noisy())).train()
+    model(torch.rand(SMALL), source=torch.rand(SMALL), unlabelled=torch.rand(SMALL)).logits.sum().backward()
+    assert isinstance(model.general_encoder.net.noise, nn.Dropout)
+
+
 def test_average_of_weights() -> None:
     """A copy for an exponential moving average runs on its own weights."""
     model = DualEncoderUNet(at(NestedUNet()), general="reset").eval()
@@ -256,6 +335,13 @@ def test_moves_to_another_type() -> None:
             Hidden(),
             "bottom",
             "Hidden cannot be cut at 'bottom': it calls that module by another way than the attribute that names it",
+        ),
+        (Listing(), "bottom", "Listing cannot be cut at 'bottom': it keeps maps in lists or dictionaries of its own"),
+        (Elsewhere(), "bottom", "Elsewhere cannot be cut at 'bottom': a copy of it does not give what it gives"),
+        (
+            Flat(),
+            "bottom",
+            "Flat has no module 'bottom'; of its modules these give its coarsest maps for the example: none",
         ),
         (Reentrant(), "bottom", "Reentrant hides its graph in reentrant checkpoints; switch them off, or use"),
     ],

@@ -382,6 +382,7 @@ def without(config: dict[str, Any], key: str) -> None:
         (lambda c: c.update(format=2), "has format 2, expected 1; install a newer relcons"),
         (lambda c: c["options"].update(route="other"), "does not fit its network or net: route must be one of"),
         (lambda c: c["options"].update(levels=[7]), "does not fit its network or net: levels must be indices"),
+        (lambda c: c["not_trainable"].append([]), "was not written by relcons"),
         (lambda c: c["not_trainable"].append("other"), "not_trainable names 'other', which the model lacks"),
         (lambda c: c["network"]["arguments"].pop("n_stages"), "its network cannot be built"),
         (lambda c: c["network"]["arguments"].update(strides=[1]), "its network cannot be built"),
