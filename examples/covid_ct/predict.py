@@ -40,7 +40,8 @@ class Arguments:
 
     Volumes (NIfTI, NRRD, MHA, or the folder of a DICOM series; HU, or HU -1250 to 250 as 0 to 255) get STEM.nii.gz (0
     and 1) with the same grid and affine, STEM.png with the slices of most lesion, STEM.json with the lesion's volume in
-    ml and, where a lung mask is known, in percent of the lung. What is there already from the same weights, settings
+    ml and, where a lung mask is known, in percent of the lung. For the folder of a DICOM series, and for one with
+    ct.nii.gz or image.nii.gz in it, STEM is the folder's name. What is there already from the same weights, settings
     and files is not computed again.
 
     A file that cannot be used is reported, the others are still done, and the exit code is then 2.

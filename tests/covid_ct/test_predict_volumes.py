@@ -150,28 +150,35 @@ def test_percent_of_lung(call, run, bright, chest, save_volume, tmp_path):
     hu, lesion = chest()
     hu[(hu == 40) | (hu == 600)] = -300  # the body is no lesion to Bright
     right, left = lung_masks()
-    save_volume(tmp_path / "in" / "ct.nii.gz", hu)
-    save_volume(tmp_path / "in" / "Lung-Right.nii.gz", right)
-    save_volume(tmp_path / "in" / "Lung-Left.nii.gz", left)
-    text = call(run, tmp_path / "in", "--output", tmp_path / "out")
-    found = report(tmp_path / "out" / "ct.json")
+    save_volume(tmp_path / "LUNG1-001" / "ct.nii.gz", hu)
+    save_volume(tmp_path / "LUNG1-001" / "Lung-Right.nii.gz", right)
+    save_volume(tmp_path / "LUNG1-001" / "Lung-Left.nii.gz", left)
+    save_volume(tmp_path / "LUNG1-001" / "GTV-1.nii.gz", lesion)
+    text = call(run, tmp_path / "LUNG1-001", "--output", tmp_path / "out")
+    found = report(tmp_path / "out" / "LUNG1-001.json")
     lung = int(right.sum()) + int(left.sum())
     assert found["lesion_ml"] == pytest.approx(lesion.sum() * VOXEL_ML)
     assert found["lung_ml"] == pytest.approx(lung * VOXEL_ML)
     assert found["percent_of_lung"] == pytest.approx(100 * lesion.sum() / lung)
-    assert f"ct: lesion 0.7 ml, {100 * lesion.sum() / lung:.1f} % of the lung" in text
+    assert f"LUNG1-001: lesion 0.7 ml, 0.7 ml of it in the lung: {100 * lesion.sum() / lung:.1f} % of the lung" in text
     assert "1 of 1 volumes" in text
 
 
-def test_lesion_that_the_lung_mask_leaves_out_counts_as_lung(call, run, bright, chest, save_volume, tmp_path):
+def test_lesion_outside_of_the_lung_is_told_apart(call, run, bright, chest, save_volume, tmp_path):
     hu, lesion = chest()
     hu[(hu == 40) | (hu == 600)] = -300
     right, left = lung_masks()
     aerated = (right | left) & ~lesion
+    aerated[31:33] |= lesion[31:33]
     path = save_volume(tmp_path / "in" / "case.nii.gz", hu)
     save_volume(tmp_path / "in" / "case_lungs.nii.gz", aerated)
     call(run, path, "--output", tmp_path / "out")
-    assert report(tmp_path / "out" / "case.json")["lung_ml"] == pytest.approx((right | left).sum() * VOXEL_ML)
+    found = report(tmp_path / "out" / "case.json")
+    inside = lesion[31:33].sum()
+    assert 0 < inside < lesion.sum()
+    assert found["lesion_ml"] == pytest.approx(lesion.sum() * VOXEL_ML)
+    assert found["lesion_in_lung_ml"] == pytest.approx(inside * VOXEL_ML)
+    assert found["percent_of_lung"] == pytest.approx(100 * inside / aerated.sum())
 
 
 def test_given_lungs_and_their_region(call, run, bright, chest, save_volume, tmp_path):
@@ -445,7 +452,7 @@ def test_real_nrrd_with_its_lungs(call, run, real_data, tmp_path):
     found = report(tmp_path / "out" / "ct-64.json")
     lung, lesion = sitk.GetArrayFromImage(labels).T > 0, np.asarray(mask.dataobj) > 0
     litre = np.prod(image.GetSpacing()) / 1000
-    assert found["lung_ml"] == pytest.approx((lung | lesion).sum() * litre, rel=1e-5)
+    assert found["lung_ml"] == pytest.approx(lung.sum() * litre, rel=1e-5)
     assert found["lesion_ml"] == pytest.approx(lesion.sum() * litre, rel=1e-5)
     assert 1000 < lung.sum() * litre < 10000
     probability = values(tmp_path / "out" / "ct-64_probability.nii.gz")

@@ -40,14 +40,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Report:
-    """What was found: lesion and lung in millilitres, and lesion in percent of the lung, where a lung mask is known.
+    """What was found, in millilitres; `lung_ml` and what follows are None without a lung mask.
 
-    notes: what is odd about the file but was read all the same.
+    percent_of_lung: the share of the lung mask that is lesion. notes: what is odd about the file but was read all the
+    same.
     """
 
     name: str
     lesion_ml: float
     lung_ml: float | None
+    lesion_in_lung_ml: float | None
     percent_of_lung: float | None
     notes: tuple[str, ...] = ()
 
@@ -70,12 +72,11 @@ def plan_volumes(
     """
     found = volume_inputs(inputs)
     jobs, owners = [], {}
-    for path in found:
-        name = stem_of(path)
+    for path, name in found.items():
         if name in owners:
             raise InputError(f"{owners[name]} and {path} would both be written to {output / name}.nii.gz; rename one")
         owners[name] = path
-        masks = _lungs_of(path, lungs, len(found))
+        masks = _lungs_of(path, name, lungs, len(found))
         job = Job(
             case=VolumeCase(name, path, None, None, None, masks, "hu", patient=name),
             mask=output / f"{name}.nii.gz",
@@ -135,53 +136,63 @@ def predict_volume_file(
 
 def describe(report: Report) -> str:
     """One line for the screen and the picture's title."""
-    share = "" if report.percent_of_lung is None else f", {report.percent_of_lung:.1f} % of the lung"
-    return f"{report.name}: lesion {report.lesion_ml:.1f} ml{share}"
+    text = f"{report.name}: lesion {report.lesion_ml:.1f} ml"
+    if report.percent_of_lung is None:
+        return text
+    return f"{text}, {report.lesion_in_lung_ml:.1f} ml of it in the lung: {report.percent_of_lung:.1f} % of the lung"
 
 
-def volume_inputs(inputs: Iterable[Path]) -> list[Path]:
-    """The volumes that `inputs` name, each once; InputError for a path that is none."""
-    found: dict[Path, Path] = {}
+def volume_inputs(inputs: Iterable[Path]) -> dict[Path, str]:
+    """The volumes that `inputs` name, each once, and what their results are called: InputError for a path that is none.
+
+    A file is called by its name without suffix, a DICOM series by its folder, and so is the volume of a folder of one
+    case, which is ct.nii.gz more often than not.
+    """
+    found: dict[Path, tuple[Path, str]] = {}
     for path in inputs:
-        for volume in _volumes_in(path) if path.is_dir() else [_checked(path)]:
-            found.setdefault(volume.resolve(), volume)
+        volumes = _volumes_in(path) if path.is_dir() else {_checked(path): stem_of(path)}
+        for volume, name in volumes.items():
+            found.setdefault(volume.resolve(), (volume, name))
     if not found:
         raise InputError("no INPUT was given; name the volumes or folders to predict")
-    return list(found.values())
+    return dict(found.values())
 
 
 def stem_of(path: Path) -> str:
-    """The name of a volume without its suffix; a DICOM folder's own name."""
+    """The name of a file without the suffix of a volume."""
     ending = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
-    return path.resolve().name if path.is_dir() else path.name[: len(path.name) - len(ending)]
+    return path.name[: len(path.name) - len(ending)]
 
 
 def _report(mask: NDArray[np.bool_], volume: Volume) -> Report:
-    lesion = millilitres(mask, volume.spacing)
-    # Lesion counts as lung where the lung mask leaves it out, as masks of aerated lung do.
-    lung = None if volume.lungs is None else millilitres(volume.lungs | mask, volume.spacing)
+    lung = inside = None
+    if volume.lungs is not None:
+        lung = millilitres(volume.lungs, volume.spacing)
+        inside = millilitres(volume.lungs & mask, volume.spacing)
     return Report(
         name=volume.case.name,
-        lesion_ml=lesion,
+        lesion_ml=millilitres(mask, volume.spacing),
         lung_ml=lung,
-        percent_of_lung=100 * lesion / lung if lung else None,
+        lesion_in_lung_ml=inside,
+        percent_of_lung=100 * inside / lung if inside is not None and lung else None,
         notes=volume.notes,
     )
 
 
-def _volumes_in(folder: Path) -> list[Path]:
+def _volumes_in(folder: Path) -> dict[Path, str]:
     """The volumes directly inside, without the masks of others there; without any, the folder itself, a DICOM series.
 
     In a folder of one case (ct.nii.gz, or named as the folder) only that file is a volume.
     """
     files = [path for path in entries(folder) if path.is_file() and not path.name.startswith(".")]
-    volumes = [path for path in files if path.name.lower().endswith(SUFFIXES)]
-    only = [path for path in volumes if _is_only_case(path)]
-    stems = {stem_of(path).lower() for path in volumes}
-    found = only or [path for path in volumes if not _is_mask(stem_of(path).lower(), stems)]
     if not files:
         raise InputError(f"{folder} is empty; give NIfTI, NRRD or MHA files, or the folder of a DICOM series")
-    return found or [folder]
+    volumes = [path for path in files if path.name.lower().endswith(SUFFIXES)]
+    only = [path for path in volumes if _is_only_case(path)]
+    if len(only) == 1 or not volumes:
+        return {(only or [folder])[0]: folder.resolve().name}
+    stems = {stem_of(path).lower() for path in volumes}
+    return {path: stem_of(path) for path in volumes if not _is_mask(stem_of(path).lower(), stems)}
 
 
 def _is_only_case(path: Path) -> bool:
@@ -202,7 +213,7 @@ def _checked(path: Path) -> Path:
     return path
 
 
-def _lungs_of(path: Path, given: Sequence[Path], count: int) -> tuple[Path, ...]:
+def _lungs_of(path: Path, name: str, given: Sequence[Path], count: int) -> tuple[Path, ...]:
     if not given:
         return _lungs_beside(path)
     files = [item for item in given if not item.is_dir()]
@@ -210,9 +221,9 @@ def _lungs_of(path: Path, given: Sequence[Path], count: int) -> tuple[Path, ...]
         raise InputError(
             f"--lungs {files[0]} is one mask and there are {count} volumes; give a folder of masks named as the volumes"
         )
-    named = [mask for item in given if item.is_dir() for mask in entries(item) if stem_of(mask) == stem_of(path)]
+    named = [mask for item in given if item.is_dir() for mask in entries(item) if stem_of(mask) == name]
     if not files and not named:
-        raise InputError(f"--lungs {given[0]} holds no mask named {stem_of(path)}; add it or leave --lungs out")
+        raise InputError(f"--lungs {given[0]} holds no mask named {name}; add it or leave --lungs out")
     return (*files, *named)
 
 
