@@ -32,13 +32,13 @@ def run(tmp_path):
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures that were saved."""
-    saved, save = [], figures._save
+    saved, save = [], figures.save_figure
 
     def keep(figure, path):
         saved.append(figure)
         return save(figure, path)
 
-    monkeypatch.setattr(figures, "_save", keep)
+    monkeypatch.setattr(figures, "save_figure", keep)
     return saved
 
 
