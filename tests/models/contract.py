@@ -178,8 +178,9 @@ def no_loss_leaks(case: Case) -> None:
 
 def one_pass_gives_what_separate_passes_give(case: Case) -> None:
     """In evaluation mode no layer mixes batches, so that all may share a pass."""
-    model = different(case.parts(), **settings(case)[1]).eval()
-    batches = {"x": case.batch(1), "source": case.batch(2), "unlabelled": case.batch(1)}
+    # In float32 instance norm over a bottleneck of two positions amplifies rounding a thousandfold.
+    model = different(case.parts(), **settings(case)[1]).eval().double()
+    batches = {name: case.batch(n).double() for name, n in (("x", 1), ("source", 2), ("unlabelled", 1))}
     calls: list[int] = []
     model.general_encoder.register_forward_hook(lambda *_: calls.append(1))
     outputs = []
@@ -188,7 +189,7 @@ def one_pass_gives_what_separate_passes_give(case: Case) -> None:
             outputs.append(flat(model(**batches)))
     assert len(calls) == 1 + 3
     for one, other in zip(*outputs, strict=True):
-        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5 * other.abs().max().item())
+        assert torch.allclose(one, other, rtol=1e-8, atol=1e-9 * other.abs().max().item())
 
 
 def checkpoint_of_net_loads(case: Case) -> None:
