@@ -1,17 +1,19 @@
 """The table of docs/compatibility.md: every network of the shared contract tester, each fusion, what works.
 
-    python -m tests.long.compatibility [--only TEXT] [--update]
+    python -m tests.long.compatibility [--only TEXT] [--jobs N] [--update]
 
-takes about half an hour on two cores. Without --update it prints the table.
+takes about a quarter of an hour on two cores. Without --update it prints the table.
 """
 
 import argparse
 import copy
 import datetime
+import multiprocessing
 import os
 import platform
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -144,44 +146,64 @@ def first_line(error: BaseException) -> str:
 
 def row(case: Case, fusion: str, reasons: list[str]) -> list[str]:
     """Every cell of a network and fusion; where one fails, the number of the reason."""
-    cells = []
+    return numbered(case, fusion, attempts(case, fusion), reasons)
+
+
+def attempts(case: Case, fusion: str) -> list[tuple[str, str]]:
+    """What each column found, and the reason where it failed."""
+    found = []
     for check in COLUMNS.values():
         torch.manual_seed(0)
         try:
-            cells.append(check(case, fusion))
+            found.append((check(case, fusion), ""))
         except Exception as error:
-            reason = first_line(error)
-            if reason not in reasons:
-                reasons.append(reason)
-            cells.append(f"no ({reasons.index(reason) + 1})")
+            found.append(("no", first_line(error)))
+    return found
+
+
+def numbered(case: Case, fusion: str, found: list[tuple[str, str]], reasons: list[str]) -> list[str]:
+    cells = []
+    for text, reason in found:
+        if reason and reason not in reasons:
+            reasons.append(reason)
+        cells.append(f"{text} ({reasons.index(reason) + 1})" if reason else text)
     return [case.name, f"{len(case.size) - 1}D", fusion, *cells]
 
 
-def table(cases: list[Case]) -> str:
+def attempt(number: int) -> list[list[tuple[str, str]]]:
+    """In a process of its own: both fusions of network ``number``."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    found = [attempts(NETWORKS[number], fusion) for fusion in FUSIONS]
+    print(NETWORKS[number].name, *(text for row in found for text, _ in row), flush=True)
+    return found
+
+
+def table(numbers: list[int], jobs: int) -> str:
     reasons: list[str] = []
     lines = [["network", "", "fusion", *COLUMNS]]
     lines.append(["---"] * len(lines[0]))
-    for case in cases:
-        for fusion in FUSIONS:
-            lines.append(row(case, fusion, reasons))
-            print(" | ".join(lines[-1]), flush=True)
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        for number, both in zip(numbers, pool.map(attempt, numbers), strict=True):
+            for fusion, found in zip(FUSIONS, both, strict=True):
+                lines.append(numbered(NETWORKS[number], fusion, found, reasons))
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    numbered = "\n".join(f"{number}. {reason.replace('|', ' ')}" for number, reason in enumerate(reasons, start=1))
+    listed = "\n".join(f"{number}. {reason.replace('|', ' ')}" for number, reason in enumerate(reasons, start=1))
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", *LIBRARIES))
     measured = (
         f"{datetime.date.today()}, Python {platform.python_version()}, {versions}: "
         "`python -m tests.long.compatibility --update`"
     )
-    return "\n\n".join(part for part in (body, numbered, measured) if part) + "\n"
+    return "\n\n".join(part for part in (body, listed, measured) if part) + "\n"
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--only", default="", help="networks whose name holds this text")
+    options.add_argument("--jobs", type=int, default=2, help="processes")
     options.add_argument("--update", action="store_true", help="write the table into docs/compatibility.md")
     arguments = options.parse_args()
-    warnings.simplefilter("ignore")
-    text = table([case for case in NETWORKS if arguments.only in case.name])
+    text = table([n for n, case in enumerate(NETWORKS) if arguments.only in case.name], arguments.jobs)
     if not arguments.update:
         print("\n" + text)
         return
