@@ -35,7 +35,7 @@ class Arguments:
     """Folders of CT volumes with masks of other lesions, for covid-ct-20 stores that prepare.py made of them; the
     methods general, ours and pretrain need them with --data."""
     method: str | None = None
-    """unet, pretrain, finetune, multi-encoder, baseline, general, target or ours (default)."""
+    """unet, baseline, general, target or ours (default); for covid-ct-20 also pretrain, finetune, multi-encoder."""
     init: Path | None = None
     """Finished run of method pretrain that finetune and multi-encoder start from."""
     preset: str | None = None
@@ -116,6 +116,8 @@ def _fresh(arguments: Arguments, progress: Progress | None) -> tuple[Config, tup
     chosen = system(method)
     preset = _preset(arguments, notes)
     dataset = _dataset(arguments)
+    if dataset != VOLUMES and (chosen.on_source or chosen.start != "nothing"):
+        raise InputError(f"method {method} is for volumes; add --dataset {VOLUMES}, or take another --method")
     if arguments.source and not chosen.needs_source:
         notes.append(f"method {method} takes no source images: --source is not used")
     if chosen.needs_source and arguments.data is not None and not arguments.source:

@@ -85,7 +85,7 @@ def read_volume_data(config: Config) -> VolumeData:
     chosen = system(config.method)
     store = open_store(Path(config.store))
     scans = store.named(volume_fold(config.dataset, config.fold)[0])
-    sources = tuple(_source_cases(Path(folder), store) for folder in config.source) if chosen.needs_source else ()
+    sources = _sources(config, store) if chosen.needs_source else ()
     low, high, mean, std = intensity_of(scans)
     depth, height, width = config.size
     return VolumeData(
@@ -127,9 +127,29 @@ def _prepare_phantoms(root: Path, stores: Path, progress: Progress | None) -> No
     write_text(stores / MANIFEST, json.dumps({"made from": root.name}) + "\n")
 
 
-def _source_cases(folder: Path, target: Store) -> tuple[CaseStore, ...]:
+def _sources(config: Config, target: Store) -> tuple[tuple[CaseStore, ...], ...]:
+    """The cases of every source; InputError if one is given twice or would show the fold's test volumes."""
+    folders = [Path(folder).resolve() for folder in config.source]
+    for number, folder in enumerate(folders):
+        if folder in folders[:number]:
+            raise InputError(f"--source {folder} is given twice; leave one out")
+    tested = set(volume_fold(config.dataset, config.fold)[1])
+    return tuple(_source_cases(Path(folder), target, tested) for folder in config.source)
+
+
+def _source_cases(folder: Path, target: Store, tested: set[str]) -> tuple[CaseStore, ...]:
     """The cases of a source's store that may be trained on, on the target's grid."""
     store = open_store(folder)
+    if store.settings.dataset == target.settings.dataset:
+        raise InputError(
+            f"--source {folder} is a store of {store.settings.dataset}, the target itself, whose test volumes would be "
+            "trained on; give stores of other lesions"
+        )
+    leaked = [case.name for case in store.cases if case.name in tested]
+    if leaked:
+        raise InputError(
+            f"--source {folder} holds {leaked[0]}, which this fold is tested on; give stores of other lesions"
+        )
     if store.settings.spacing != target.settings.spacing:
         raise InputError(
             f"--source {folder} has voxels of {store.settings.spacing} mm (z y x), the target's store {target.root} "
