@@ -9,7 +9,7 @@ from typing import Any
 
 import tyro
 from covidct.arguments import Arguments, Task, resolve
-from covidct.checkpoint import load_checkpoint, load_run
+from covidct.checkpoint import CHECKPOINT, load_checkpoint, load_run
 from covidct.config import Config
 from covidct.data.sampling import check_slices
 from covidct.datasets import RunData, read_run_data
@@ -19,7 +19,7 @@ from covidct.results import finish, show_result
 from covidct.run_folder import disk_faults, is_finished, prepare
 from covidct.systems import build_model, start_from, system
 from covidct.volume_data import VolumeData, read_volume_data
-from covidct.volume_plan import write_plan
+from covidct.volume_plan import check_start, keep_plan
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -52,12 +52,15 @@ def run(task: Task, arguments: Arguments, console: Console) -> None:
     with console.status("reading the data"):
         data = _read_data(config)
     model = build_model(config)
-    if config.init:
+    # A run that goes on has its weights from its checkpoint; the one that it started from may have gone.
+    if config.init and not (task.run / CHECKPOINT).exists():
+        if isinstance(data, VolumeData):
+            check_start(config, data.plan)
         start_from(model, load_run(Path(config.init))[1], config.method)
     if rank_zero_only.rank == 0:
         prepare(task.run, config, sum(p.numel() for p in model.parameters()), resume=arguments.resume)
         if isinstance(data, VolumeData):
-            write_plan(task.run, data.plan)
+            keep_plan(task.run, data.plan)
     fabric = make_fabric(config)
     if "LT_CLI_USED" not in os.environ:  # `fabric run` has launched it already
         fabric.launch()

@@ -12,7 +12,7 @@ from covidct.checkpoint import load_run, save_weights
 from covidct.config import PRESETS, VOLUME_PRESETS, Config
 from covidct.data.preprocess import Plan
 from covidct.data.splits import volume_fold
-from covidct.data.volumes import VolumeCase
+from covidct.data.volumes import VolumeCase, load_volume
 from covidct.errors import InputError
 from covidct.systems import build_model
 from covidct.volume_evaluation import volume_test_cases
@@ -210,6 +210,16 @@ def test_volume_that_cannot_be_used_is_reported_and_the_others_scored(call, make
     result = content(run / "metrics.json")
     assert [item["name"] for item in result["volumes"]] == ["a", "c"]
     assert [item["name"] for item in result["failed"]] == ["b"]
+
+
+def test_another_plan_is_scored_anew(call, make_run, bright, monkeypatch):
+    run = make_run("one")
+    call(run)
+    write_plan(run, Plan(spacing=SPACING, patch_size=(4, 16, 16), low=0.0, high=255.0, mean=1.0, std=1.0))
+    seen = []
+    monkeypatch.setattr(volume_evaluation, "load_volume", lambda case: seen.append(case.name) or load_volume(case))
+    call(run)
+    assert seen == list(FOLDS[0])
 
 
 def test_what_is_scored_is_not_scored_again(call, make_run, monkeypatch):

@@ -115,7 +115,7 @@ def _score(
 ) -> ScoredVolume:
     if case.mask is None:
         raise InputError(f"{case.image} has no mask; only labelled volumes can be evaluated")
-    came_from = origin(run, asdict(settings), (case.image, case.mask, *case.lungs))
+    came_from = origin(run, asdict(settings) | {"plan": asdict(plan)}, (case.image, case.mask, *case.lungs))
     path = run / RECORDS / f"{case.name}.json"
     kept = recorded(path, came_from)
     if kept is None:

@@ -110,7 +110,7 @@ def predict_volume_file(
     Returns the report and whether anything was computed. Raises InputError if the volume cannot be used, or the
     results cannot be written.
     """
-    came_from = origin(run, asdict(settings), (job.case.image, *job.case.lungs))
+    came_from = origin(run, asdict(settings) | {"plan": asdict(plan)}, (job.case.image, *job.case.lungs))
     kept = recorded(job.record, came_from, job.results)
     if kept is not None:
         return Report(**kept | {"notes": tuple(kept["notes"])}), False

@@ -24,7 +24,8 @@ def origin(run: Path, settings: dict[str, Any], files: Iterable[Path]) -> dict[s
     try:
         return {
             "weights": hashlib.sha256((run / WEIGHTS).read_bytes()).hexdigest(),
-            "settings": settings,
+            # As it is read back: JSON has no tuples.
+            "settings": json.loads(json.dumps(settings)),
             "files": [[str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns] for file in seen],
         }
     except OSError as error:
