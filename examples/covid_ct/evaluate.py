@@ -120,11 +120,11 @@ def _evaluate_volumes(arguments: Arguments, configs: Mapping[Path, Config], cons
             task = bar.add_task(escape(run.name), total=1.0)
             scored, failed = _score_volumes(arguments, run, config, plan, cases, partial(_advance, bar, task))
             failures += len(failed)
-            evaluated.append(EvaluatedVolumes(run, config, scored))
+            evaluated.append(EvaluatedVolumes(run, config, scored, failed))
     if arguments.folds:
         rows = fold_rows(evaluated)
         folder = arguments.output or evaluated[0].run.resolve().parent
-        write_folds(folder, rows)
+        write_folds(folder, rows, by_patient=arguments.by_patient)
         console.print(show_folds(rows))
         console.print(f"{FOLD_MEANING} Written to {folder / 'folds.csv'} and folds.json.", soft_wrap=True)
     else:
@@ -151,7 +151,15 @@ def _score_volumes(
     scored, failed = score_volumes(run, model, plan, cases, settings, progress=progress)
     for item in failed:
         Console(stderr=True).print(Text.assemble(("error: ", "bold red"), item.message), soft_wrap=True)
-    write_volume_metrics(run, scored, failed, config, settings, data=arguments.data and str(arguments.data))
+    write_volume_metrics(
+        run,
+        scored,
+        failed,
+        config,
+        settings,
+        data=arguments.data and str(arguments.data),
+        by_patient=arguments.by_patient,
+    )
     return scored, failed
 
 

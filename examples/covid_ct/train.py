@@ -20,6 +20,7 @@ from covidct.run_folder import disk_faults, is_finished, prepare
 from covidct.systems import build_model, start_from, system
 from covidct.volume_data import VolumeData, read_volume_data
 from covidct.volume_plan import check_start, keep_plan
+from covidct.volume_results import failed_volumes
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -38,12 +39,14 @@ def main() -> None:
     if arguments.resume and is_finished(task.run, task.config):
         console.print("This run is finished; nothing is left to do.")
         show_result(task.run, task.config, console)
-        return
-    try:
-        run(task, arguments, console)
-    except KeyboardInterrupt:
-        _say_how_to_go_on(task.run, console)
-        sys.exit(130)
+    else:
+        try:
+            run(task, arguments, console)
+        except KeyboardInterrupt:
+            _say_how_to_go_on(task.run, console)
+            sys.exit(130)
+    if rank_zero_only.rank == 0 and failed_volumes(task.run, task.config):
+        sys.exit(2)
 
 
 def run(task: Task, arguments: Arguments, console: Console) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from covidct import volume_evaluation
 from covidct.checkpoint import load_run, save_weights
-from covidct.config import PRESETS, VOLUME_PRESETS, Config
+from covidct.config import PRESETS, VOLUME_PRESETS, Config, read_config
 from covidct.data.preprocess import Plan
 from covidct.data.splits import volume_fold
 from covidct.data.volumes import VolumeCase, load_volume
@@ -17,6 +17,8 @@ from covidct.errors import InputError
 from covidct.systems import build_model
 from covidct.volume_evaluation import volume_test_cases
 from covidct.volume_plan import write_plan
+from covidct.volume_results import failed_volumes, show_volume_result
+from rich.console import Console
 from torch import nn
 
 SPACING = (3.0, 2.0, 2.0)  # of save_volume, (z, y, x)
@@ -168,6 +170,7 @@ def test_folds_that_start_from_runs_of_their_own_are_one_row(call, make_run, tmp
             runs.append(make_run(f"{source}{fold}", method="finetune", fold=fold, init=str(start), store=f"/{fold}"))
     call(*runs, "--folds")
     joined = content(tmp_path / "runs" / "folds.json")
+    assert [row["missing"] for row in joined] == [[f"fold {fold} is missing" for fold in (1, 3, 4)]] * 2
     assert [row["label"] for row in joined] == [
         f"finetune, init pretrain on {source}, 250 steps, seed 0" for source in ("msd", "nsclc")
     ]
@@ -210,6 +213,30 @@ def test_volume_that_cannot_be_used_is_reported_and_the_others_scored(call, make
     result = content(run / "metrics.json")
     assert [item["name"] for item in result["volumes"]] == ["a", "c"]
     assert [item["name"] for item in result["failed"]] == ["b"]
+    assert failed_volumes(run, read_config(run / "config.json")) == ["b"]
+    console = Console(record=True, width=200)
+    show_volume_result(run, read_config(run / "config.json"), console)
+    assert f"not scored: b: {cut} cannot be read" in console.export_text()
+    text, _, _ = call(run, "--folds", "--by-patient")
+    words = " ".join(text.split())
+    assert (
+        "incomplete: unet, seed 0: fold 1 is missing, fold 2 is missing, fold 3 is missing, fold 4 is missing, "
+        in words
+    )
+    assert "fold 0 lacks b" in words
+    assert result["by_patient"] is False
+    assert content(run / "metrics.json")["by_patient"] is True
+    assert content(run.parent / "folds.json")[0]["by_patient"] is True
+
+
+def test_lungs_are_read_only_where_they_are_asked_for(call, make_run, bright, cases, tmp_path):
+    for name, (case, dsc) in cases.items():
+        cases[name] = (replace(case, lungs=(tmp_path / "no_lungs.nii.gz",)), dsc)
+    run = make_run("one")
+    assert call(run)[1] == 0
+    _, code, err = call(run, "--region", "lungs")
+    assert code == 2
+    assert "no_lungs.nii.gz" in err
 
 
 def test_another_plan_is_scored_anew(call, make_run, bright, monkeypatch):

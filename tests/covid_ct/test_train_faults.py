@@ -298,7 +298,7 @@ def test_the_screen_says_what_is_run(
     train.main()
     shown = capsys.readouterr().out
     for words in (
-        "unet: single network (2D nnUNet)",
+        "unet: single network (nnUNet)",
         "demo: 16 x 16, batches of 2, 4 steps",
         "covid_semiseg (fold 1 of 5, split seed 0)",
         f"cpu, {torch.get_num_threads()} threads, precision 32",

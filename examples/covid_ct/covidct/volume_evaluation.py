@@ -22,7 +22,7 @@ from covidct.files import write_text
 from covidct.metrics import binarise
 from covidct.volume_metrics import MEASURES, Summary, VolumeScores, over_cases, score_volume, summarise
 from covidct.volume_records import origin, record, recorded
-from covidct.volume_segmentation import Settings, segment
+from covidct.volume_segmentation import Settings, segment, with_lungs
 
 RECORDS = "evaluation"
 Progress = Callable[[float], None]
@@ -115,6 +115,7 @@ def _score(
 ) -> ScoredVolume:
     if case.mask is None:
         raise InputError(f"{case.image} has no mask; only labelled volumes can be evaluated")
+    case = with_lungs(case, settings)
     came_from = origin(run, asdict(settings) | {"plan": asdict(plan)}, (case.image, case.mask, *case.lungs))
     path = run / RECORDS / f"{case.name}.json"
     kept = recorded(path, came_from)
@@ -138,11 +139,13 @@ def write_volume_metrics(
     settings: Settings,
     *,
     data: str | None = None,
+    by_patient: bool = False,
 ) -> None:
     """Write metrics.json and metrics.csv, each whole or not at all; InputError if that is impossible."""
     content: dict[str, Any] = {name: getattr(config, name) for name in NAMED}
     content |= {
         "data": config.data if data is None else data,
+        "by_patient": by_patient,
         "inference": asdict(settings),
         "count": len(scored),
         "empty_truths": sum(item.scores.truth_ml == 0 for item in scored),

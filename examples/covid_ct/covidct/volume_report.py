@@ -1,17 +1,18 @@
 """Tables over runs on volumes: one row a run, or the five-fold rows of Tables III and IV."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from covidct.config import FOLDS, Config
 from covidct.errors import InputError
 from covidct.run_groups import groups, label, names
-from covidct.volume_evaluation import FoldTable, ScoredVolume, join_folds, summaries, summary_json, write_tables
+from covidct.volume_evaluation import Failed, FoldTable, ScoredVolume, join_folds, summaries, summary_json, write_tables
 from covidct.volume_metrics import MEASURES, Summary
 
 TITLES = {"dsc": "DSC", "nsd": "NSD at 3 mm"}
@@ -25,6 +26,7 @@ class EvaluatedVolumes:
     run: Path
     config: Config
     volumes: list[ScoredVolume]
+    failed: list[Failed] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class FoldRow:
     seed: int
     runs: dict[int, Path]
     table: FoldTable
+    missing: tuple[str, ...] = ()
 
 
 def fold_rows(evaluated: Sequence[EvaluatedVolumes]) -> list[FoldRow]:
@@ -54,9 +57,16 @@ def fold_rows(evaluated: Sequence[EvaluatedVolumes]) -> list[FoldRow]:
                     seed=seed,
                     runs={fold: runs[fold].run for fold in sorted(runs)},
                     table=join_folds({fold: one.volumes for fold, one in runs.items()}),
+                    missing=_missing(runs),
                 )
             )
     return rows
+
+
+def _missing(runs: dict[int, EvaluatedVolumes]) -> tuple[str, ...]:
+    """What keeps a row from being over all evaluations of all folds, one text each."""
+    folds = [f"fold {fold} is missing" for fold in range(FOLDS) if fold not in runs]
+    return (*folds, *(f"fold {fold} lacks {item.name}" for fold in sorted(runs) for item in runs[fold].failed))
 
 
 def show_folds(rows: Sequence[FoldRow]) -> Table:
@@ -75,6 +85,9 @@ def show_folds(rows: Sequence[FoldRow]) -> Table:
             every, cases = row.table.all[name], row.table.cases[name]
             table.add_row(f" {row.label}", *means, spread(every), counted(every), spread(cases), counted(cases))
         table.add_section()
+    lines = [f"incomplete: {row.label}: {', '.join(row.missing)}" for row in rows if row.missing]
+    if lines:
+        table.caption = Text("\n".join(lines))
     return table
 
 
@@ -91,13 +104,15 @@ def show_runs(evaluated: Sequence[EvaluatedVolumes]) -> Table:
     return table
 
 
-def write_folds(folder: Path, rows: Sequence[FoldRow]) -> None:
+def write_folds(folder: Path, rows: Sequence[FoldRow], *, by_patient: bool = False) -> None:
     """Write folds.json and folds.csv into `folder`, each whole or not at all."""
     content = [
         {
             "label": row.label,
             "method": row.method,
             "seed": row.seed,
+            "by_patient": by_patient,
+            "missing": list(row.missing),
             "runs": {str(fold): str(run) for fold, run in row.runs.items()},
             "folds": {str(fold): _json(found) for fold, found in row.table.folds.items()},
             "all": _json(row.table.all),

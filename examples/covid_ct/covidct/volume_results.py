@@ -14,11 +14,12 @@ from covidct.data.volumes import load_volume
 from covidct.errors import InputError
 from covidct.evaluation import read_metrics
 from covidct.metrics import binarise
+from covidct.systems import system
 from covidct.volume_data import VolumeData
 from covidct.volume_evaluation import ScoredVolume, score_volumes, write_volume_metrics
 from covidct.volume_figures import draw_lesions
 from covidct.volume_report import TITLES
-from covidct.volume_segmentation import Settings, segment, settings_of
+from covidct.volume_segmentation import Settings, segment, settings_of, with_lungs
 
 
 def score_and_draw(run: Path, config: Config, model: nn.Module, data: VolumeData, console: Console) -> None:
@@ -53,7 +54,16 @@ def show_volume_result(run: Path, config: Config, console: Console) -> None:
         values = ("-" if found[key] is None else f"{found[key]:.4f}" for key in ("mean", "deviation"))
         table.add_row(title, *values, str(found["empty"]))
     console.print(table)
+    for item in content.get("failed", []):
+        console.print(f"not scored: {item['name']}: {item['message']}", soft_wrap=True, markup=False)
     console.print(f"Everything is in {run}", soft_wrap=True, highlight=False)
+
+
+def failed_volumes(run: Path, config: Config) -> list[str]:
+    """Names of the test volumes that a finished run could not score; none for slices or where nothing is tested."""
+    if config.axes == 2 or system(config.method).on_source:
+        return []
+    return [item["name"] for item in read_metrics(run, images="volumes").get("failed", [])]
 
 
 def _draw_typical(
@@ -62,7 +72,8 @@ def _draw_typical(
     """The volume of median Dice, neither the best nor the worst; empty ones, which have none, come first."""
     ordered = sorted(scored, key=lambda item: (-1.0 if isnan(item.scores.dsc) else item.scores.dsc, item.name))
     typical = ordered[len(ordered) // 2]
-    volume = load_volume(next(case for case in data.test if case.name == typical.name))
+    case = next(case for case in data.test if case.name == typical.name)
+    volume = load_volume(with_lungs(case, settings))
     mask = binarise(segment(model, volume, data.plan, settings))
     title = f"{typical.name}: DSC {typical.scores.dsc:.3f}, the median of {len(scored)} test volumes"
     draw_lesions(run / "predictions.png", volume.image, mask, volume.spacing, truth=volume.mask, title=title)

@@ -1,7 +1,7 @@
 """From a volume of any geometry to lesion probabilities on its own grid: preprocess, predict, and back."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import nn
 
 from covidct.config import Config
 from covidct.data.preprocess import Plan, preprocess
-from covidct.data.volumes import Volume
+from covidct.data.volumes import Volume, VolumeCase
 from covidct.errors import InputError
 from covidct.volume_inference import predict_volume
 
@@ -38,6 +38,11 @@ def settings_of(config: Config, *, on_cpu: bool, flips: bool = False, region: Re
     """Settings for a run: its mirroring (or `flips`) and precision; 32 bits on the CPU, which is no faster in 16."""
     precision = "32" if on_cpu and config.precision == "16" else config.precision
     return Settings(flips=flips or config.flips, precision=precision, region=region)
+
+
+def with_lungs(case: VolumeCase, settings: Settings) -> VolumeCase:
+    """`case` with its lung masks only where `settings` ask for them: a fault in one then spoils nothing else."""
+    return case if settings.region == "lungs" else replace(case, lungs=())
 
 
 def segment(
