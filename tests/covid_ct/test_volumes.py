@@ -163,6 +163,40 @@ def test_fractions_are_cut_at_a_half(make_case, chest, expected):
     np.testing.assert_array_equal(load_volume(case).mask, expected[1])
 
 
+@pytest.mark.parametrize("allowed", [None, (0, 1)])
+def test_interpolated_masks_may_overshoot(make_case, chest, expected, allowed):
+    case = make_case(allowed_labels=allowed)
+    values = chest()[1] * np.float32(1.08)
+    values[0, 0, 0], values[0, 0, 1] = -0.06, 0.4
+    save(case.mask, values)
+    np.testing.assert_array_equal(load_volume(case).mask, expected[1])
+    values[0, 0, 0] = -0.15
+    save(case.mask, values)
+    with pytest.raises(InputError, match=r"case_mask\.nii\.gz holds -0\.15, expected 0"):
+        load_volume(case)
+
+
+def test_labels_are_compared_to_a_thousandth(make_case, chest, expected):
+    case = make_case(lesion_labels=(2,), allowed_labels=(0, 2))
+    save(case.mask, chest()[1] * np.float32(1.9999998))
+    assert scan_case(case).labels == (0, 2)
+    np.testing.assert_array_equal(load_volume(case).mask, expected[1])
+    save(case.mask, chest()[1].astype(np.int32) * 12345678)
+    with pytest.raises(InputError, match=r"holds 12345678, expected 0, 2"):
+        load_volume(case)
+
+
+def test_a_window_may_overshoot(make_case):
+    grey = np.random.default_rng(0).uniform(-4, 259, (48, 40, 4)).astype(np.float32)
+    case = make_case(intensity="window")
+    save(case.image, grey)
+    volume = load_volume(case)
+    assert not volume.hu
+    assert (volume.image.min(), volume.image.max()) == (0, 255)
+    with pytest.raises(InputError, match="neither HU"):
+        load_volume(replace(case, intensity="hu"))
+
+
 def test_lesion_labels(make_case, chest, expected):
     case = make_case(lesion_labels=(2, 3), allowed_labels=(0, 1, 2, 3))
     lesion = chest()[1] * 2

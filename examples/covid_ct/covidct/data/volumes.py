@@ -27,7 +27,8 @@ class VolumeCase:
 
     name: unique in its set, as published. image: a file, or the folder of a DICOM series. mask: of the lesions; None
     without one. lesion_labels: mask values that are lesion; None: above 0.5. allowed_labels: all values that may
-    occur; None: 0 to 1, or any whole number where `lesion_labels` are given. lungs: masks whose union is the lungs.
+    occur; None: 0 to 1, or any whole number where `lesion_labels` are given. Interpolated masks of 0 and 1 may
+    overshoot by a tenth. lungs: masks whose union is the lungs.
     intensity: HU, or HU [-1250, 250] already brought to 0..255. patient: shared by scans of one patient.
     slice: of the file's third axis, where every slice is a case of its own.
     """
@@ -148,8 +149,9 @@ def _read_image(file: VolumeFile) -> tuple[NDArray[np.float32], list[str]]:
 def _is_hu(case: VolumeCase, low: float, high: float) -> tuple[bool, list[str]]:
     """Whether values from `low` to `high` are HU, and a note if they are not what the case says."""
     values = f"{case.image} holds values {low:g} to {high:g}"
-    # Half a grey value: interpolation and rounding leave that much.
-    windowed = low >= -0.5 and 1 < high <= 255.5
+    # Rounding leaves half a grey value; splines overshoot by a few, which are believed where a window is expected.
+    slack = 5 if case.intensity == "window" else 0.5
+    windowed = low >= -slack and 1 < high <= 255 + slack
     if case.intensity == "window" and windowed:
         return False, []
     if low <= AIR:
@@ -192,15 +194,17 @@ def _beside(path: Path, case: VolumeCase, grid: Grid) -> VolumeFile:
 def _read_lesion(path: Path, case: VolumeCase, grid: Grid) -> tuple[NDArray[np.bool_], tuple[float, ...]]:
     file = _beside(path, case, grid)
     mask, labels = _read_mask(file, case.lesion_labels)
-    if case.allowed_labels is not None:
+    if case.lesion_labels is None and case.allowed_labels in (None, (0, 1)):
+        # Interpolated masks have values between, and splines overshoot.
+        wrong = [label for label in labels if not -0.1 <= label <= 1.1]
+        expected = "0, 1" if case.allowed_labels else "0 (background) and 1 (lesion)"
+    elif case.allowed_labels is not None:
         wrong = [label for label in labels if label not in case.allowed_labels]
         expected = ", ".join(map(str, case.allowed_labels))
-    elif case.lesion_labels is not None:
-        wrong, expected = [label for label in labels if label < 0 or label % 1], "whole numbers"
     else:
-        wrong, expected = [label for label in labels if not 0 <= label <= 1], "0 (background) and 1 (lesion)"
+        wrong, expected = [label for label in labels if label < 0 or label % 1], "whole numbers"
     if wrong:
-        listed = ", ".join(f"{label:g}" for label in wrong[:_LISTED]) + (", ..." if len(wrong) > _LISTED else "")
+        listed = ", ".join(f"{label:.10g}" for label in wrong[:_LISTED]) + (", ..." if len(wrong) > _LISTED else "")
         raise InputError(
             f"{file.path} holds {listed}, expected {expected}; correct the mask or the labels that its set declares"
         )
@@ -208,14 +212,19 @@ def _read_lesion(path: Path, case: VolumeCase, grid: Grid) -> tuple[NDArray[np.b
 
 
 def _read_mask(file: VolumeFile, lesion: tuple[int, ...] | None = None) -> tuple[NDArray[np.bool_], tuple[float, ...]]:
-    """Where the mask is one of `lesion` (None: above 0.5), and the values that occur."""
+    """Where the mask is one of `lesion` (None: above 0.5), and the values that occur, to a thousandth."""
     mask = np.empty(file.grid.volume_shape, dtype=bool)
     native = file.grid.to_native(mask)
     labels: set[float] = set()
     for part, slab in file.slabs():
-        native[:, :, part] = slab > 0.5 if lesion is None else np.isin(slab, lesion)
+        native[:, :, part] = slab > 0.5 if lesion is None else np.isin(_rounded(slab), lesion)
         other = slab[slab != 0]
-        labels.update(np.unique(other).tolist())
+        labels.update(_rounded(np.unique(other).astype(np.float64)).tolist())
         if other.size < slab.size:
             labels.add(0)
     return mask, tuple(sorted(labels))
+
+
+def _rounded(values: NDArray[np.generic]) -> NDArray[np.generic]:
+    """`values` to a thousandth: a header's scaling leaves 0.99999994 of a 1."""
+    return np.round(values, 3) if values.dtype.kind == "f" else values
