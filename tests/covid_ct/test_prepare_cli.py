@@ -1,9 +1,11 @@
 """prepare.py says what it needs, does what is missing, keeps what is whole, and survives being killed."""
 
+import hashlib
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,10 +13,20 @@ import nibabel as nib
 import numpy as np
 import pytest
 from covidct import preparation
-from covidct.data.store import StoreSettings, begin_store, open_store
+from covidct.data.store import StoreSettings, begin_store, open_store, read_case
 from covidct.data.volumes import CaseFacts, VolumeCase
 from covidct.errors import InputError
-from covidct.preparation import Needs, check_disk, fitting_workers, input_sizes, median_spacing, needs, prepare, survey
+from covidct.preparation import (
+    Needs,
+    check_disk,
+    compare_inputs,
+    fitting_workers,
+    input_states,
+    median_spacing,
+    needs,
+    prepare,
+    survey,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples/covid_ct/prepare.py"
@@ -179,15 +191,41 @@ def test_damaged_cases_are_repaired_and_others_kept(tmp_path):
     assert states() == {"coronacases_001": "kept", "coronacases_002": "repaired"}
     assert contents(root) == before
     # Known from the store, without the files being read again.
-    size = cases[0].image.stat().st_size
-    cases[0].image.write_bytes(bytes(size))
+    state, content = cases[0].image.stat(), cases[0].image.read_bytes()
+    cases[0].image.write_bytes(bytes(state.st_size))
+    os.utime(cases[0].image, ns=(state.st_atime_ns, state.st_mtime_ns))
     assert survey(cases, root, 1) == (facts, {})
+    # At another time the same content is the same file.
+    cases[0].image.write_bytes(content)
+    os.utime(cases[0].image, ns=(0, 0))
+    assert compare_inputs(read_case(root / "coronacases_001"), cases[0]) == "same"
     # Files of another size are others.
     cases[1].mask.write_bytes(bytes(5))
     outcome = preparation._prepare(cases[1], facts["coronacases_002"], root, (6.0, 2.0, 2.0))
     assert outcome.state == "failed"
     assert "coronacases_002 was made from other files than those of" in outcome.message
     assert contents(root) == before
+
+
+def test_a_changed_file_of_the_same_size_is_prepared_anew(tmp_path):
+    one = case(write_set(tmp_path / "data", 1), 1)
+    given = nib.load(one.mask)
+    lesion = np.asarray(given.dataobj)
+    # Unpacked, so that another content has the same size.
+    one = replace(one, mask=one.mask.with_suffix(""))
+    nib.save(nib.Nifti1Image(lesion, given.affine), one.mask)
+    root, spacing = tmp_path / "store", (6.0, 2.0, 2.0)
+    begin_store(root, StoreSettings("covid-ct-20", spacing))
+    assert preparation._prepare(one, preparation._scan(one, root), root, spacing).state == "made"
+    before = read_case(root / one.name).lesion_voxels
+    lesion[15:] = 0
+    nib.save(nib.Nifti1Image(lesion, given.affine), one.mask)
+    os.utime(one.mask, ns=(0, 0))
+    facts = preparation._scan(one, root)
+    assert preparation._prepare(one, facts, root, spacing).state == "made"
+    assert read_case(root / one.name).lesion_voxels < before
+    assert read_case(root / one.name).facts["lesion_ml"] == facts.lesion_ml
+    assert preparation._prepare(one, facts, root, spacing).state == "kept"
 
 
 def test_faults_of_a_case_have_messages(tmp_path, monkeypatch):
@@ -219,13 +257,16 @@ def test_a_killed_worker_is_reported():
         list(preparation._parallel(_die, [(SimpleNamespace(name="a"),)], 1))
 
 
-def test_input_sizes(tmp_path):
+def test_input_states(tmp_path):
     folder = tmp_path / "series"
     folder.mkdir()
     (folder / "1.dcm").write_bytes(bytes(3))
     (tmp_path / "m.nii").write_bytes(bytes(4))
     one = VolumeCase("a", folder, tmp_path / "m.nii", None, None, (), "hu", "a")
-    assert input_sizes(one) == {"series/1.dcm": 3, f"{tmp_path.name}/m.nii": 4}
+    for path in (folder / "1.dcm", tmp_path / "m.nii"):
+        os.utime(path, ns=(0, 5))
+    digests = [hashlib.sha256(bytes(count)).hexdigest() for count in (3, 4)]
+    assert input_states(one) == {"series/1.dcm": [3, 5, digests[0]], f"{tmp_path.name}/m.nii": [4, 5, digests[1]]}
 
 
 def facts(shape, spacing):

@@ -1,5 +1,6 @@
 """Raw volumes to a store, in parallel: what it takes, what is there already, and what went wrong."""
 
+import hashlib
 import multiprocessing
 import os
 import shutil
@@ -16,7 +17,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from covidct.data.preprocess import Spacing, preprocess, resampled_shape
-from covidct.data.store import FACTS, CaseStore, read_case, write_case
+from covidct.data.store import FACTS, CaseStore, InputState, read_case, write_case
 from covidct.data.volumes import CaseFacts, VolumeCase, load_volume, scan_case
 from covidct.errors import InputError
 from covidct.files import entries
@@ -57,7 +58,7 @@ def survey(
 ) -> tuple[dict[str, CaseFacts], dict[str, str]]:
     """Facts of the cases by name, and the message of each that cannot be read.
 
-    Cases that the store at `root` has already are not read again, unless their files have other sizes now.
+    Cases that the store at `root` has already are not read again, unless their files have changed.
     """
     found: dict[str, CaseFacts | str] = {}
     for name, result in _parallel(_scan, [(case, root) for case in cases], workers):
@@ -135,19 +136,48 @@ def prepare(
         yield outcome
 
 
-def input_sizes(case: VolumeCase) -> dict[str, int]:
-    """Bytes of each file that `case` is made from, by the last two parts of its path."""
-    found: dict[str, int] = {}
+def input_files(case: VolumeCase) -> dict[str, Path]:
+    """Each file that `case` is made from, by the last two parts of its path."""
+    found: dict[str, Path] = {}
     for path in (case.image, case.mask):
         files = [] if path is None else entries(path) if path.is_dir() else [path]
-        found |= {"/".join(file.parts[-2:]): file.stat().st_size for file in files if file.is_file()}
+        found |= {"/".join(file.parts[-2:]): file for file in files if file.is_file()}
     return found
+
+
+def input_states(case: VolumeCase) -> dict[str, InputState]:
+    """Bytes, time of change and SHA-256 of each of `input_files`."""
+    return {name: [*_stamp(file), _digest(file)] for name, file in input_files(case).items()}
+
+
+def compare_inputs(present: CaseStore, case: VolumeCase) -> Literal["same", "changed", "other"]:
+    """Whether a stored case was made from the files of `case`, from an earlier content of them, or from others.
+
+    other: names or sizes differ. A file is read, for its checksum, only where its time of change differs.
+    """
+    files = input_files(case)
+    if not all(isinstance(state, list) and len(state) == 3 for state in present.inputs.values()):
+        return "changed"
+    if {name: state[0] for name, state in present.inputs.items()} != {n: _stamp(f)[0] for n, f in files.items()}:
+        return "other"
+    moved = [name for name, file in files.items() if [*present.inputs[name][:2]] != _stamp(file)]
+    return "same" if all(_digest(files[name]) == present.inputs[name][2] for name in moved) else "changed"
+
+
+def _stamp(file: Path) -> list[int]:
+    state = file.stat()
+    return [state.st_size, state.st_mtime_ns]
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _scan(case: VolumeCase, root: Path) -> CaseFacts | str:
     try:
         present = _present(case, root)
-        if present is not None and present.inputs == input_sizes(case):
+        if present is not None and compare_inputs(present, case) == "same":
             known = {name: tuple(value) if isinstance(value, list) else value for name, value in present.facts.items()}
             return CaseFacts(**known)
         return scan_case(replace(case, lungs=()))
@@ -163,25 +193,27 @@ def _present(case: VolumeCase, root: Path) -> CaseStore | None:
 
 def _prepare(case: VolumeCase, facts: CaseFacts, root: Path, spacing: Spacing) -> Outcome:
     try:
-        present, inputs = _present(case, root), input_sizes(case)
-        if present is not None and present.inputs != inputs:
+        present = _present(case, root)
+        known = "other" if present is None else compare_inputs(present, case)
+        if present is not None and known == "other":
             raise InputError(
                 f"{root / case.name} was made from other files than those of {case.image} (their sizes differ); "
                 "delete that folder, or give another --output"
             )
-        if present is not None and present.is_intact():
+        if present is not None and known == "same" and present.is_intact():
             return Outcome(case.name, "kept")
-        _make(case, facts, root, spacing, inputs)
+        # Noted before they are read: what changes meanwhile is seen the next time.
+        _make(case, facts, root, spacing, input_states(case))
     except InputError as error:
         return Outcome(case.name, "failed", str(error))
     except MemoryError:
         return Outcome(case.name, "failed", f"{case.image}: not enough memory; run again with fewer --workers")
     except OSError as error:
         return Outcome(case.name, "failed", f"{case.name} cannot be written to {root} ({error.strerror}); free space")
-    return Outcome(case.name, "made" if present is None else "repaired")
+    return Outcome(case.name, "repaired" if known == "same" else "made")
 
 
-def _make(case: VolumeCase, facts: CaseFacts, root: Path, spacing: Spacing, inputs: Mapping[str, int]) -> None:
+def _make(case: VolumeCase, facts: CaseFacts, root: Path, spacing: Spacing, inputs: Mapping[str, InputState]) -> None:
     volume = load_volume(case)
     lesions = volume.image[:0].ravel() if volume.mask is None else volume.image[volume.mask]
     result = preprocess(volume, spacing)

@@ -24,6 +24,9 @@ SETTINGS = "store.json"
 FACTS = "case.json"
 IMAGE, MASK, POSITIONS, LEVELS = "image.b2nd", "mask.b2nd", "lesion_positions.npy", "lesion_values.npy"
 
+# Bytes, time of change in ns, and SHA-256 of a file.
+InputState = list[Any]
+
 # nnU-Net keeps as many lesion positions of a case, or a hundredth of them if that is more.
 KEPT_POSITIONS = 10_000
 # A case's lesion values are kept as so many evenly spaced quantiles: every case counts alike, as in nnU-Net.
@@ -42,8 +45,9 @@ class StoreSettings:
 class CaseStore:
     """A preprocessed case: its folder in the store and what `case.json` says of it.
 
-    labelled: it has a mask. lesion_voxels: of the preprocessed mask. inputs: name and bytes of each file that it was
-    made from. facts: what `scan_case` said of them. checksums: SHA-256 of each file of the folder.
+    labelled: it has a mask. lesion_voxels: of the preprocessed mask. inputs: bytes, time of change and SHA-256 of each
+    file that it was made from, by name. facts: what `scan_case` said of them. checksums: SHA-256 of each file
+    of the folder.
     """
 
     folder: Path
@@ -52,7 +56,7 @@ class CaseStore:
     placement: Placement
     labelled: bool
     lesion_voxels: int
-    inputs: Mapping[str, int]
+    inputs: Mapping[str, InputState]
     facts: Mapping[str, Any]
     checksums: Mapping[str, str]
 
@@ -192,7 +196,7 @@ def write_case(
     case: Preprocessed,
     *,
     patient: str,
-    inputs: Mapping[str, int],
+    inputs: Mapping[str, InputState],
     facts: Mapping[str, Any],
     lesion_values: NDArray[np.float32],
 ) -> CaseStore:
