@@ -6,7 +6,12 @@ from functools import partial
 import pytest
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 
-from tests.models.contract import CHECKS, starts_as_the_single_network, whole_method_moves_every_trainable_parameter
+from tests.models.contract import (
+    CHECKS,
+    half_precision,
+    starts_as_the_single_network,
+    whole_method_moves_every_trainable_parameter,
+)
 from tests.models.networks import (
     SMP,
     SWIN,
@@ -72,10 +77,16 @@ FULL_SIZE = [
 ]
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=[pytest.mark.slow] if case in LARGE else []) for case in NETWORKS], ids=str
-)
+# Half precision of large networks takes minutes on a CPU: tests/long/half_precision.py.
+PAIRS = [
+    pytest.param(case, check, marks=[pytest.mark.slow] if case in LARGE else [], id=f"{case}-{check.__name__}")
+    for case in NETWORKS
+    for check in CHECKS
+    if not (case in LARGE and check is half_precision)
+]
+
+
+@pytest.mark.parametrize(("case", "check"), PAIRS)
 def test_contract(case: Case, check: Callable[[Case], None]) -> None:
     check(case)
 
