@@ -8,7 +8,7 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet, Resi
 
 from tests.models.contract import (
     CHECKS,
-    half_precision,
+    parameters_are_disjoint_and_complete,
     starts_as_the_single_network,
     whole_method_moves_every_trainable_parameter,
 )
@@ -77,12 +77,16 @@ FULL_SIZE = [
 ]
 
 
-# Half precision of large networks takes minutes on a CPU: tests/long/half_precision.py.
+# All checks of the large networks take a quarter of an hour: tests/long/large_networks.py.
+OF_LARGE = (
+    starts_as_the_single_network,
+    whole_method_moves_every_trainable_parameter,
+    parameters_are_disjoint_and_complete,
+)
 PAIRS = [
     pytest.param(case, check, marks=[pytest.mark.slow] if case in LARGE else [], id=f"{case}-{check.__name__}")
     for case in NETWORKS
-    for check in CHECKS
-    if not (case in LARGE and check is half_precision)
+    for check in (OF_LARGE if case in LARGE else CHECKS)
 ]
 
 
