@@ -68,7 +68,7 @@ def split(net: nn.Module) -> UNetParts:
     """Parts of ``net``, sharing its layers.
 
     UNet, AttentionUnet and VNet nest encoder and decoder: they are cut at their innermost level, see
-    [`UNetParts.at`][relcons.UNetParts.at], and take ``fusion="project"`` alone.
+    [`UNetParts.at`][relcons.models.parts.UNetParts.at], and take ``fusion="project"`` alone.
 
     Raises:
         TypeError: ``net`` is another network, or has a forward pass of its own.

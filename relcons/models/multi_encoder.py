@@ -229,7 +229,7 @@ class MultiEncoderUNet(nn.Module):
         """Write ``config.json``, ``model.safetensors`` and a model card, each whole or not at all.
 
         Networks of segmentation_models_pytorch and dynamic-network-architectures are written as names and
-        arguments, so that [`from_pretrained`][relcons.MultiEncoderUNet.from_pretrained] builds them; any
+        arguments, so that ``from_pretrained`` builds them; any
         other, MONAI's included, and one that was changed after it was built must be given there as ``net``.
 
         Args:
@@ -257,7 +257,7 @@ class MultiEncoderUNet(nn.Module):
         by safetensors. Call ``.train()`` to go on training.
 
         Args:
-            path: folder that [`save_pretrained`][relcons.MultiEncoderUNet.save_pretrained] wrote, or a
+            path: folder that ``save_pretrained`` wrote, or a
                 name on the hub such as ``"user/model"`` (``HF_HUB_OFFLINE=1`` keeps to its cache).
             net: the network, built as it was, where the file names none; the model takes its modules
                 and overwrites their weights.
@@ -293,7 +293,7 @@ class MultiEncoderUNet(nn.Module):
         token: str | None = None,
         message: str = "Model saved by relcons",
     ) -> str:
-        """Upload what [`save_pretrained`][relcons.MultiEncoderUNet.save_pretrained] writes.
+        """Upload what ``save_pretrained`` writes.
 
         Args:
             name: name on the hub, such as ``"user/model"``; made where it is missing. A card that is
