@@ -29,7 +29,7 @@ from covidct.volume_inference import body_box, predict_volume, window_span, wind
 
 NAMES = {"whole": "MONAI, whole grid", "box": "predict_volume, the body's box"}
 PATCH = (56, 160, 192)
-TEACHING_PATCH = (24, 160, 160)
+TEACHING_PATCH = (16, 96, 96)
 OVERLAP = 0.5
 FEATURES = (4, 8, 16, 32, 40, 40)
 STRIDES = [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]]
