@@ -17,6 +17,8 @@ from covidct.data.volumes import VolumeCase
 from covidct.datasets import READERS, check_dataset, read_target
 from covidct.errors import InputError, exit_on_input_error
 from covidct.evaluation import ScoredSlice, best_device, check_writable, score_slices, write_metrics
+from covidct.phantom_sets import make_phantoms
+from covidct.progress import stages_shown
 from covidct.run_groups import check_folds
 from covidct.slice_report import Evaluated, pooled_rows, run_rows, show
 from covidct.volume_evaluation import Failed, ScoredVolume, score_volumes, volume_test_cases, write_volume_metrics
@@ -76,6 +78,10 @@ def main() -> None:
     if not runs:
         raise InputError("no RUN was given; name the run folders to evaluate")
     configs = {run: read_config(run / "config.json") for run in runs}
+    if arguments.data is None:
+        with stages_shown(Console(stderr=True)) as stages:
+            for config in configs.values():
+                make_phantoms(config, stages, stores=False)
     volumetric = [run for run, config in configs.items() if config.axes == 3]
     if not volumetric:
         _evaluate_slices(arguments, configs, console)

@@ -2,8 +2,6 @@
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,8 @@ from covidct.data.sampling import check_slices
 from covidct.datasets import RunData, read_run_data
 from covidct.engine import Trainer, make_fabric
 from covidct.errors import exit_on_input_error
+from covidct.phantom_sets import make_phantoms
+from covidct.progress import stages_shown
 from covidct.results import finish, show_result
 from covidct.run_folder import disk_faults, is_finished, prepare
 from covidct.systems import build_model, start_from, system
@@ -23,7 +23,6 @@ from covidct.volume_plan import check_start, keep_plan
 from covidct.volume_results import failed_volumes
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 FILE_WIDTH = 120
 
@@ -34,8 +33,7 @@ def main() -> None:
     console = Console(highlight=False, quiet=rank_zero_only.rank != 0)
     if not console.is_terminal:
         console.width = FILE_WIDTH
-    with _phantoms_shown(console) as progress:
-        task = resolve(arguments, progress=progress)
+    task = resolve(arguments)
     if arguments.resume and is_finished(task.run, task.config):
         console.print("This run is finished; nothing is left to do.")
         show_result(task.run, task.config, console)
@@ -52,6 +50,8 @@ def main() -> None:
 def run(task: Task, arguments: Arguments, console: Console) -> None:
     """Train, evaluate and draw what `task` names."""
     config = task.config
+    with stages_shown(console) as stages:
+        make_phantoms(config, stages)
     with console.status("reading the data"):
         data = _read_data(config)
     model = build_model(config)
@@ -118,23 +118,6 @@ def _say_how_to_go_on(run: Path, console: Console) -> None:
     kept = "no checkpoint was written yet" if state is None else f"the checkpoint of step {state['step']} is kept"
     command = f"python {sys.argv[0]} --resume --output {run}"
     console.print(f"Interrupted; {kept}. To go on: {command}", soft_wrap=True, markup=False)
-
-
-@contextmanager
-def _phantoms_shown(console: Console) -> Iterator[Any]:
-    """A progress bar that appears only if phantoms have to be generated."""
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.completed}/{task.total}"))
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        tasks: list[Any] = []
-
-        def show(done: int, total: int) -> None:
-            if not tasks:
-                tasks.append(bar.add_task("generating phantoms", total=total))
-                if not console.is_terminal:
-                    console.print("generating phantoms (once)")
-            bar.update(tasks[0], completed=done)
-
-        yield show
 
 
 if __name__ == "__main__":

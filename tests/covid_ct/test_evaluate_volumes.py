@@ -162,6 +162,19 @@ def test_folds_of_two_methods_are_two_rows_and_go_where_asked(call, make_run, tm
     assert next(line for line in text.splitlines() if "ours, seed 0" in line).split()[4] == "-"
 
 
+def test_phantoms_and_real_scans_are_not_pooled(call, make_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "make_phantoms", lambda *_, **__: None)
+    folds = [(dataset, fold) for dataset in ("covid-ct-20", "phantom-volumes") for fold in (0, 1)]
+    runs = [make_run(f"{dataset}-{fold}", dataset=dataset, fold=fold) for dataset, fold in folds]
+    call(*runs, "--folds")
+    joined = content(tmp_path / "runs" / "folds.json")
+    assert [row["label"] for row in joined] == [
+        "unet, dataset covid-ct-20, seed 0",
+        "unet, dataset phantom-volumes, seed 0",
+    ]
+    assert [list(row["runs"].values()) for row in joined] == [[*map(str, runs[:2])], [*map(str, runs[2:])]]
+
+
 def test_folds_that_start_from_runs_of_their_own_are_one_row(call, make_run, tmp_path):
     runs = []
     for source in ("msd", "nsclc"):

@@ -1,7 +1,8 @@
 """What a training shows: a progress bar in a terminal, a line now and then elsewhere."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Self
 
 from rich.console import Console
@@ -67,3 +68,22 @@ class TrainingProgress:
     def _left(self) -> str:
         seconds = (time.monotonic() - self.started) / (self.step - self.first) * (self.total - self.step)
         return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
+
+
+@contextmanager
+def stages_shown(console: Console) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Gives the progress of a stage by its name: a bar in a terminal, a line elsewhere, from its first step on."""
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+
+        def stage(name: str) -> Callable[[int, int], None]:
+            task = bar.add_task(name, visible=False, total=None)
+
+            def show(done: int, total: int) -> None:
+                if not bar.tasks[task].visible and not console.is_terminal:
+                    console.print(f"{name} (once)")
+                bar.update(task, completed=done, total=total, visible=True)
+
+            return show
+
+        yield stage

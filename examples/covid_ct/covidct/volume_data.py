@@ -1,30 +1,24 @@
 """Which volumes a run trains on, is tested on, and takes as source, from stores that prepare.py made."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from covidct.config import Config
-from covidct.data.phantom import MANIFEST, generated
 from covidct.data.preprocess import Plan
 from covidct.data.splits import source_split, volume_fold
-from covidct.data.store import CaseStore, Store, StoreSettings, begin_store, intensity_of, open_store
+from covidct.data.store import CaseStore, Store, intensity_of, open_store
 from covidct.data.volume_sampling import make_volume_loader
-from covidct.data.volume_sets import read_volume_set
 from covidct.data.volumes import VolumeCase
 from covidct.errors import InputError
-from covidct.files import write_text
-from covidct.preparation import median_spacing, prepare, survey, usable_processors
+from covidct.phantom_sets import VOLUMES as PHANTOM
+from covidct.phantom_sets import phantom_stores
 from covidct.systems import system
 from covidct.volume_evaluation import volume_test_cases
 
-DATASET = "covid-ct-20"
 # Sets whose published division keeps some cases from training.
 DIVIDED = ("msd-lung", "nsclc-pe")
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -83,9 +77,10 @@ class VolumeData:
 def read_volume_data(config: Config) -> VolumeData:
     """The volumes that `config` names; InputError if a store or a case is missing."""
     chosen = system(config.method)
-    store = open_store(Path(config.store))
+    folder, others = _stores(config)
+    store = open_store(folder)
     scans = store.named(volume_fold(config.dataset, config.fold)[0])
-    sources = _sources(config, store) if chosen.needs_source else ()
+    sources = _sources(config, others, store) if chosen.needs_source else ()
     low, high, mean, std = intensity_of(scans)
     depth, height, width = config.size
     return VolumeData(
@@ -97,44 +92,23 @@ def read_volume_data(config: Config) -> VolumeData:
     )
 
 
-def prepared_phantoms(root: Path, *, progress: Progress | None = None) -> tuple[Path, tuple[Path, ...]]:
-    """Stores of the phantom volumes in `root`, made beside it on the first call: of the target and each source."""
-    stores = generated(root.with_name(f"{root.name}-stores"), lambda folder: _prepare_phantoms(root, folder, progress))
-    return stores / "target", (stores / "msd", stores / "nsclc")
+def _stores(config: Config) -> tuple[Path, tuple[Path, ...]]:
+    """Stores of the target and of the sources; of the phantoms where they are now."""
+    given = tuple(map(Path, config.source))
+    if config.dataset != PHANTOM:
+        return Path(config.store), given
+    target, own = phantom_stores()
+    return target, given or own
 
 
-def _prepare_phantoms(root: Path, stores: Path, progress: Progress | None) -> None:
-    sets = {
-        "target": (DATASET, root / "target"),
-        "msd": ("msd-lung", root / "source" / "msd"),
-        "nsclc": ("nsclc-pe", root / "source" / "nsclc"),
-    }
-    cases = {name: read_volume_set(dataset, folder).cases for name, (dataset, folder) in sets.items()}
-    total, done, spacing = sum(map(len, cases.values())), 0, None
-    for name, (dataset, _) in sets.items():
-        workers = min(len(cases[name]), usable_processors())
-        facts, failures = survey(cases[name], stores / name, workers)
-        spacing = spacing or median_spacing(facts.values())
-        begin_store(stores / name, StoreSettings(dataset, spacing))
-        for outcome in prepare(cases[name], facts, stores / name, spacing, workers):
-            if outcome.state == "failed":
-                failures[outcome.name] = outcome.message
-            done += 1
-            if progress is not None:
-                progress(done, total)
-        for message in failures.values():
-            raise InputError(f"{message}; delete {root}, it is generated anew")
-    write_text(stores / MANIFEST, json.dumps({"made from": root.name}) + "\n")
-
-
-def _sources(config: Config, target: Store) -> tuple[tuple[CaseStore, ...], ...]:
+def _sources(config: Config, folders: Sequence[Path], target: Store) -> tuple[tuple[CaseStore, ...], ...]:
     """The cases of every source; InputError if one is given twice or would show the fold's test volumes."""
-    folders = [Path(folder).resolve() for folder in config.source]
-    for number, folder in enumerate(folders):
-        if folder in folders[:number]:
-            raise InputError(f"--source {folder} is given twice; leave one out")
+    places = [folder.resolve() for folder in folders]
+    for number, place in enumerate(places):
+        if place in places[:number]:
+            raise InputError(f"--source {place} is given twice; leave one out")
     tested = set(volume_fold(config.dataset, config.fold)[1])
-    return tuple(_source_cases(Path(folder), target, tested) for folder in config.source)
+    return tuple(_source_cases(folder, target, tested) for folder in folders)
 
 
 def _source_cases(folder: Path, target: Store, tested: set[str]) -> tuple[CaseStore, ...]:

@@ -20,6 +20,8 @@ from covidct.errors import InputError
 from covidct.evaluation import CSV, JSON, NAMED
 from covidct.files import write_text
 from covidct.metrics import binarise
+from covidct.phantom_sets import VOLUMES as PHANTOM
+from covidct.phantom_sets import phantom_volumes
 from covidct.volume_metrics import MEASURES, Summary, VolumeScores, over_cases, score_volume, summarise
 from covidct.volume_records import origin, record, recorded
 from covidct.volume_segmentation import Settings, segment, with_lungs
@@ -49,10 +51,10 @@ class Failed:
 def volume_test_cases(config: Config, data: Path | None = None, *, by_patient: bool = False) -> tuple[VolumeCase, ...]:
     """The test volumes of a run's fold.
 
-    data: where the data set lies now, if not where the run was trained.
+    data: where the data set lies now, if not where the run was trained; phantoms are found where the cache is.
     by_patient: leave out scans of a patient that the run was trained on, see `volume_fold`.
     """
-    folder = Path(config.data) if data is None else data
+    folder = data or (phantom_volumes() if config.dataset == PHANTOM else Path(config.data))
     cases = {case.name: case for case in read_volume_set(config.dataset, folder).cases}
     names = volume_fold(config.dataset, config.fold, by_patient=by_patient)[1]
     missing = [name for name in names if name not in cases]
