@@ -20,7 +20,8 @@ from covidct.run_folder import disk_faults, is_finished, prepare
 from covidct.systems import build_model, start_from, system
 from covidct.volume_data import VolumeData, read_volume_data
 from covidct.volume_plan import check_start, keep_plan
-from covidct.volume_results import failed_volumes
+from covidct.volume_results import check_test_volumes, failed_volumes
+from covidct.volume_sources import keep_sources
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
@@ -61,9 +62,12 @@ def run(task: Task, arguments: Arguments, console: Console) -> None:
             check_start(config, data.plan)
         start_from(model, load_run(Path(config.init))[1], config.method)
     if rank_zero_only.rank == 0:
+        if isinstance(data, VolumeData):
+            check_test_volumes(data.test, console)
         prepare(task.run, config, sum(p.numel() for p in model.parameters()), resume=arguments.resume)
         if isinstance(data, VolumeData):
             keep_plan(task.run, data.plan)
+            keep_sources(task.run, data.taken)
     fabric = make_fabric(config)
     if "LT_CLI_USED" not in os.environ:  # `fabric run` has launched it already
         fabric.launch()
@@ -98,6 +102,8 @@ def _introduce(task: Task, data: RunData, trainer: Trainer, console: Console) ->
         "device": trainer.device_name(),
         "output": str(task.run) + (f", going on from step {trainer.step}" if trainer.step else ""),
     }
+    if isinstance(data, VolumeData) and data.taken:
+        facts["source"] = "; ".join(source.describe() for source in data.taken)
     for label, fact in facts.items():
         console.print(f"{label:7} {fact}", soft_wrap=True, markup=False)
 

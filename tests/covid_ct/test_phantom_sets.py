@@ -12,7 +12,8 @@ import train
 from covidct import phantom_sets
 from covidct.arguments import Arguments, resolve
 from covidct.data.phantom import MANIFEST
-from covidct.data.splits import volume_fold
+from covidct.data.splits import source_split, volume_fold
+from covidct.data.store import StoreSettings, begin_store
 from covidct.datasets import read_run_data
 from covidct.errors import InputError
 from covidct.phantom_sets import make_phantoms
@@ -22,7 +23,7 @@ from covidct.volume_data import read_volume_data
 from covidct.volume_evaluation import volume_test_cases
 from rich.console import Console
 
-from tests.covid_ct.store_cases import store, write_scans, write_target
+from tests.covid_ct.store_cases import SPACING, save, store, volume, write_scans, write_target
 
 
 @pytest.fixture
@@ -40,8 +41,9 @@ def made(tmp_path, monkeypatch):
     def stores(root, folder, progress):
         calls.append("stores")
         write_target(folder)
-        for name in ("msd", "nsclc"):
-            store(folder / name, 2, name)
+        for name, dataset in (("msd", "msd-lung"), ("nsclc", "nsclc-pe")):
+            begin_store(folder / name, StoreSettings(dataset, SPACING))
+            save(folder / name, source_split(dataset)[0][0], volume(0))
         (folder / MANIFEST).touch()
         if progress is not None:
             progress(1, 2)
@@ -72,7 +74,9 @@ def test_phantom_volumes_are_a_data_set_of_their_own(config, made):
     data = read_volume_data(config)
     assert [case.name for case in data.train] == list(volume_fold("covid-ct-20", 2)[0])
     assert [case.name for case in data.test] == list(volume_fold("covid-ct-20", 2)[1])
-    assert [case.name for case in data.source] == ["msd_0", "msd_1", "nsclc_0", "nsclc_1"]
+    assert [case.name for case in data.source] == [source_split(name)[0][0] for name in ("msd-lung", "nsclc-pe")]
+    # There are few phantoms: nothing is missing.
+    assert [source.missing for source in data.taken] == [(), ()]
 
 
 def test_a_moved_cache(config, made, tmp_path, monkeypatch):

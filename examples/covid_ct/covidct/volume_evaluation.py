@@ -15,7 +15,7 @@ from covidct.config import Config
 from covidct.data.preprocess import Plan
 from covidct.data.splits import volume_fold
 from covidct.data.volume_sets import read_volume_set
-from covidct.data.volumes import VolumeCase, load_volume
+from covidct.data.volumes import VolumeCase, check_case, load_volume
 from covidct.errors import InputError
 from covidct.evaluation import CSV, JSON, NAMED
 from covidct.files import write_text
@@ -64,6 +64,18 @@ def volume_test_cases(config: Config, data: Path | None = None, *, by_patient: b
             "give --data with the whole set as it is published"
         )
     return tuple(cases[name] for name in names)
+
+
+def unusable(cases: Sequence[VolumeCase]) -> list[Failed]:
+    """Cases whose files have a fault that shows before the images are read whole: see `check_case`."""
+    found = []
+    for case in cases:
+        try:
+            _mask_of(case)
+            check_case(case)
+        except InputError as error:
+            found.append(Failed(case.name, str(error)))
+    return found
 
 
 def score_volumes(
@@ -115,10 +127,8 @@ def _score(
     settings: Settings,
     progress: Callable[[int, int], None],
 ) -> ScoredVolume:
-    if case.mask is None:
-        raise InputError(f"{case.image} has no mask; only labelled volumes can be evaluated")
     case = with_lungs(case, settings)
-    came_from = origin(run, asdict(settings) | {"plan": asdict(plan)}, (case.image, case.mask, *case.lungs))
+    came_from = origin(run, asdict(settings) | {"plan": asdict(plan)}, (case.image, _mask_of(case), *case.lungs))
     path = run / RECORDS / f"{case.name}.json"
     kept = recorded(path, came_from)
     if kept is None:
@@ -131,6 +141,12 @@ def _score(
         record(path, came_from, kept)
     values = {name: float("nan") if value is None else value for name, value in kept["scores"].items()}
     return ScoredVolume(case.name, case.patient, tuple(kept["spacing"]), VolumeScores(**values))
+
+
+def _mask_of(case: VolumeCase) -> Path:
+    if case.mask is None:
+        raise InputError(f"{case.image} has no mask; only labelled volumes can be evaluated")
+    return case.mask
 
 
 def write_volume_metrics(

@@ -1,5 +1,6 @@
 """After a training on volumes: weights, evaluation, pictures, and what the screen says about them."""
 
+from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
 
@@ -10,16 +11,27 @@ from rich.text import Text
 from torch import nn
 
 from covidct.config import Config
-from covidct.data.volumes import load_volume
+from covidct.data.volumes import VolumeCase, load_volume
 from covidct.errors import InputError
 from covidct.evaluation import read_metrics
 from covidct.metrics import binarise
 from covidct.systems import system
 from covidct.volume_data import VolumeData
-from covidct.volume_evaluation import ScoredVolume, score_volumes, write_volume_metrics
+from covidct.volume_evaluation import Failed, ScoredVolume, score_volumes, unusable, write_volume_metrics
 from covidct.volume_figures import draw_lesions
 from covidct.volume_report import TITLES
 from covidct.volume_segmentation import Settings, segment, settings_of, with_lungs
+
+
+def check_test_volumes(cases: Sequence[VolumeCase], console: Console) -> None:
+    """Say which test volumes have faulty files, before a training of days; InputError if all of them have."""
+    with console.status("looking at the test volumes"):
+        failed = unusable(cases)
+    _show_errors(failed, console)
+    if failed and len(failed) == len(cases):
+        raise InputError(f"none of the {len(failed)} test volumes can be used; see the errors above")
+    if failed:
+        console.print(f"{len(failed)} of {len(cases)} test volumes will not be scored, unless they are mended by then")
 
 
 def score_and_draw(run: Path, config: Config, model: nn.Module, data: VolumeData, console: Console) -> None:
@@ -31,8 +43,7 @@ def score_and_draw(run: Path, config: Config, model: nn.Module, data: VolumeData
         scored, failed = score_volumes(
             run, model, data.plan, data.test, settings, progress=lambda share: bar.update(task, completed=share)
         )
-    for item in failed:
-        console.print(Text.assemble(("error: ", "bold red"), f"{item.name}: {item.message}"), soft_wrap=True)
+    _show_errors(failed, console)
     if not scored:
         raise InputError(f"none of the {len(failed)} test volumes could be scored; see the errors above")
     _draw_typical(run, model, data, scored, settings)
@@ -64,6 +75,11 @@ def failed_volumes(run: Path, config: Config) -> list[str]:
     if config.axes == 2 or system(config.method).on_source:
         return []
     return [item["name"] for item in read_metrics(run, images="volumes").get("failed", [])]
+
+
+def _show_errors(failed: Sequence[Failed], console: Console) -> None:
+    for item in failed:
+        console.print(Text.assemble(("error: ", "bold red"), f"{item.name}: {item.message}"), soft_wrap=True)
 
 
 def _draw_typical(
