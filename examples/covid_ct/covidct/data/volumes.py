@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from covidct.data.volume_files import Grid, VolumeFile, open_volume
 from covidct.errors import InputError
 
-__all__ = ["CaseFacts", "Grid", "Volume", "VolumeCase", "check_case", "load_volume", "scan_case", "to_window"]
+__all__ = [
+    *("CaseFacts", "Grid", "Volume", "VolumeCase"),
+    *("check_case", "load_mask", "load_volume", "scan_case", "to_window"),
+]
 
 # HU that become 0 and 255.
 WINDOW = (-1250.0, 250.0)
@@ -94,6 +97,11 @@ def scan_case(case: VolumeCase) -> CaseFacts:
     millilitres = None if volume.mask is None else float(volume.mask.sum()) * float(np.prod(volume.spacing)) / 1000
     z, y, x = volume.image.shape
     return CaseFacts(case.name, (z, y, x), volume.spacing, labels, millilitres, volume.hu, volume.notes)
+
+
+def load_mask(path: Path, volume: Volume) -> NDArray[np.bool_]:
+    """The mask in file `path`, whose voxels are those of `volume`; InputError if they are not, or as `load_volume`."""
+    return _read_mask(_beside(path, volume.case, volume.grid))[0]
 
 
 def check_case(case: VolumeCase) -> None:
