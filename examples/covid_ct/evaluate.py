@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +16,8 @@ from covidct.data.volumes import VolumeCase
 from covidct.datasets import READERS, check_dataset, read_target
 from covidct.errors import InputError, exit_on_input_error
 from covidct.evaluation import ScoredSlice, best_device, check_writable, score_slices, write_metrics
+from covidct.phantom_sets import make_phantoms
+from covidct.progress import stages_shown, work_shown
 from covidct.run_groups import check_folds
 from covidct.slice_report import Evaluated, pooled_rows, run_rows, show
 from covidct.volume_evaluation import Failed, ScoredVolume, score_volumes, volume_test_cases, write_volume_metrics
@@ -24,8 +25,6 @@ from covidct.volume_plan import read_plan
 from covidct.volume_report import EvaluatedVolumes, fold_rows, show_folds, show_runs, write_folds
 from covidct.volume_segmentation import Region, settings_of
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress, TaskID
 from rich.text import Text
 
 FILE_WIDTH = 120
@@ -76,6 +75,10 @@ def main() -> None:
     if not runs:
         raise InputError("no RUN was given; name the run folders to evaluate")
     configs = {run: read_config(run / "config.json") for run in runs}
+    if arguments.data is None:
+        with stages_shown(Console(stderr=True)) as stages:
+            for config in configs.values():
+                make_phantoms(config, stages, stores=False)
     volumetric = [run for run, config in configs.items() if config.axes == 3]
     if not volumetric:
         _evaluate_slices(arguments, configs, console)
@@ -90,14 +93,12 @@ def main() -> None:
 def _evaluate_slices(arguments: Arguments, configs: Mapping[Path, Config], console: Console) -> None:
     jobs = _check(arguments, configs)
     evaluated = []
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=sum(len(slices) for _, _, slices in jobs))
-        for run, config, slices in jobs:
-            progress.update(task, description=escape(run.name))
-            flips = arguments.flips or config.flips
-            scored = _score(run, slices, flips, lambda *_: progress.advance(task))
-            write_metrics(run, scored, config, flips=flips, data=arguments.data and str(arguments.data))
-            evaluated.append(Evaluated(run, config, scored))
+    for run, config, slices in jobs:
+        flips = arguments.flips or config.flips
+        with work_shown(Console(stderr=True), f"evaluating {run.name}") as advance:
+            scored = _score(run, slices, flips, advance)
+        write_metrics(run, scored, config, flips=flips, data=arguments.data and str(arguments.data))
+        evaluated.append(Evaluated(run, config, scored))
     rows, meaning = pooled_rows(evaluated) if arguments.folds else run_rows(evaluated)
     console.print(show(rows))
     if meaning:
@@ -115,12 +116,10 @@ def _evaluate_volumes(arguments: Arguments, configs: Mapping[Path, Config], cons
             (run, config, read_plan(run), volume_test_cases(config, arguments.data, by_patient=arguments.by_patient))
         )
     evaluated, failures = [], 0
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        for run, config, plan, cases in jobs:
-            task = bar.add_task(escape(run.name), total=1.0)
-            scored, failed = _score_volumes(arguments, run, config, plan, cases, partial(_advance, bar, task))
-            failures += len(failed)
-            evaluated.append(EvaluatedVolumes(run, config, scored, failed))
+    for run, config, plan, cases in jobs:
+        scored, failed = _score_volumes(arguments, run, config, plan, cases)
+        failures += len(failed)
+        evaluated.append(EvaluatedVolumes(run, config, scored, failed))
     if arguments.folds:
         rows = fold_rows(evaluated)
         folder = arguments.output or evaluated[0].run.resolve().parent
@@ -133,24 +132,17 @@ def _evaluate_volumes(arguments: Arguments, configs: Mapping[Path, Config], cons
     return failures
 
 
-def _advance(bar: Progress, task: TaskID, share: float) -> None:
-    bar.update(task, completed=share)
-
-
 def _score_volumes(
-    arguments: Arguments,
-    run: Path,
-    config: Config,
-    plan: Plan,
-    cases: Sequence[VolumeCase],
-    progress: Callable[[float], None],
+    arguments: Arguments, run: Path, config: Config, plan: Plan, cases: Sequence[VolumeCase]
 ) -> tuple[list[ScoredVolume], list[Failed]]:
     device = best_device()
     settings = settings_of(config, on_cpu=device.type == "cpu", flips=arguments.flips, region=arguments.region)
     model = load_run(run)[1].to(device)
-    scored, failed = score_volumes(run, model, plan, cases, settings, progress=progress)
+    errors = Console(stderr=True)
+    with work_shown(errors, f"evaluating {run.name}") as advance:
+        scored, failed = score_volumes(run, model, plan, cases, settings, progress=advance)
     for item in failed:
-        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), item.message), soft_wrap=True)
+        errors.print(Text.assemble(("error: ", "bold red"), item.message), soft_wrap=True)
     write_volume_metrics(
         run,
         scored,
@@ -182,9 +174,11 @@ def _check(arguments: Arguments, configs: Mapping[Path, Config]) -> list[tuple[P
     return jobs
 
 
-def _score(run: Path, slices: Sequence[Slice], flips: bool, progress: Callable[[int, int], None]) -> list[ScoredSlice]:
+def _score(run: Path, slices: Sequence[Slice], flips: bool, advance: Callable[[float], None]) -> list[ScoredSlice]:
     config, model = load_run(run)
-    return score_slices(model.to(best_device()), slices, config, flips=flips, progress=progress)
+    return score_slices(
+        *(model.to(best_device()), slices, config), flips=flips, progress=lambda done, total: advance(done / total)
+    )
 
 
 if __name__ == "__main__":

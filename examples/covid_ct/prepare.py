@@ -48,8 +48,8 @@ class Arguments:
     output: Path
     """Folder of the store; made if absent."""
     dataset: str | None = None
-    """covid-ct-20, msd-lung, nsclc-pe, lits, covid-19-20, mosmed, medseg, nnunet-raw (default where DATA has imagesTr)
-    or folder (default)."""
+    """covid-ct-20, msd-lung, nsclc-pe, lits, covid-19-20, mosmed, medseg, nnunet-raw (default where DATA has imagesTr),
+    folder (default) or phantom-volumes."""
     spacing: tuple[float, float, float] | None = None
     """z y x in mm; by default that of the store, else the median of the cases."""
     like: Path | None = None

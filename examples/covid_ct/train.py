@@ -2,8 +2,6 @@
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +13,17 @@ from covidct.data.sampling import check_slices
 from covidct.datasets import RunData, read_run_data
 from covidct.engine import Trainer, make_fabric
 from covidct.errors import exit_on_input_error
+from covidct.phantom_sets import make_phantoms
+from covidct.progress import stages_shown
 from covidct.results import finish, show_result
 from covidct.run_folder import disk_faults, is_finished, prepare
 from covidct.systems import build_model, start_from, system
 from covidct.volume_data import VolumeData, read_volume_data
 from covidct.volume_plan import check_start, keep_plan
-from covidct.volume_results import failed_volumes
+from covidct.volume_results import check_test_volumes, failed_volumes
+from covidct.volume_sources import keep_sources
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 FILE_WIDTH = 120
 
@@ -34,8 +34,7 @@ def main() -> None:
     console = Console(highlight=False, quiet=rank_zero_only.rank != 0)
     if not console.is_terminal:
         console.width = FILE_WIDTH
-    with _phantoms_shown(console) as progress:
-        task = resolve(arguments, progress=progress)
+    task = resolve(arguments)
     if arguments.resume and is_finished(task.run, task.config):
         console.print("This run is finished; nothing is left to do.")
         show_result(task.run, task.config, console)
@@ -52,6 +51,8 @@ def main() -> None:
 def run(task: Task, arguments: Arguments, console: Console) -> None:
     """Train, evaluate and draw what `task` names."""
     config = task.config
+    with stages_shown(console) as stages:
+        make_phantoms(config, stages)
     with console.status("reading the data"):
         data = _read_data(config)
     model = build_model(config)
@@ -61,9 +62,12 @@ def run(task: Task, arguments: Arguments, console: Console) -> None:
             check_start(config, data.plan)
         start_from(model, load_run(Path(config.init))[1], config.method)
     if rank_zero_only.rank == 0:
+        if isinstance(data, VolumeData):
+            check_test_volumes(data.test, console)
         prepare(task.run, config, sum(p.numel() for p in model.parameters()), resume=arguments.resume)
         if isinstance(data, VolumeData):
             keep_plan(task.run, data.plan)
+            keep_sources(task.run, data.taken)
     fabric = make_fabric(config)
     if "LT_CLI_USED" not in os.environ:  # `fabric run` has launched it already
         fabric.launch()
@@ -98,6 +102,8 @@ def _introduce(task: Task, data: RunData, trainer: Trainer, console: Console) ->
         "device": trainer.device_name(),
         "output": str(task.run) + (f", going on from step {trainer.step}" if trainer.step else ""),
     }
+    if isinstance(data, VolumeData) and data.taken:
+        facts["source"] = "; ".join(source.describe() for source in data.taken)
     for label, fact in facts.items():
         console.print(f"{label:7} {fact}", soft_wrap=True, markup=False)
 
@@ -118,23 +124,6 @@ def _say_how_to_go_on(run: Path, console: Console) -> None:
     kept = "no checkpoint was written yet" if state is None else f"the checkpoint of step {state['step']} is kept"
     command = f"python {sys.argv[0]} --resume --output {run}"
     console.print(f"Interrupted; {kept}. To go on: {command}", soft_wrap=True, markup=False)
-
-
-@contextmanager
-def _phantoms_shown(console: Console) -> Iterator[Any]:
-    """A progress bar that appears only if phantoms have to be generated."""
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.completed}/{task.total}"))
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        tasks: list[Any] = []
-
-        def show(done: int, total: int) -> None:
-            if not tasks:
-                tasks.append(bar.add_task("generating phantoms", total=total))
-                if not console.is_terminal:
-                    console.print("generating phantoms (once)")
-            bar.update(tasks[0], completed=done)
-
-        yield show
 
 
 if __name__ == "__main__":

@@ -4,9 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import nibabel as nib
 import numpy as np
 from covidct.data.preprocess import Plan, Spacing, preprocess
+from covidct.data.splits import covid_ct_20_names
 from covidct.data.store import CaseStore, StoreSettings, begin_store, intensity_of, write_case
+from covidct.data.volume_sets import read_volume_set
+from covidct.data.volumes import load_volume
 
 SPACING: Spacing = (2.0, 1.0, 1.0)
 
@@ -37,3 +41,32 @@ def store(root: Path, count: int, dataset: str = "test", **changed) -> tuple[Cas
 
 def plan(cases: Sequence[CaseStore], patch_size=(8, 24, 24)) -> Plan:
     return Plan(SPACING, patch_size, *intensity_of(cases))
+
+
+def write_scans(root: Path) -> Path:
+    """The 20 published names as scans of 32 x 32 x 10 voxels."""
+    for number, name in enumerate(covid_ct_20_names()):
+        rng = np.random.default_rng(number)
+        hu = np.full((32, 32, 10), -1000, dtype=np.int16)
+        hu[2:-2, 2:-2] = rng.integers(-900, 100, (28, 28, 10))
+        lesion = np.zeros(hu.shape, dtype=np.uint8)
+        lesion[8:16, 10:18, 3:7] = 1
+        hu[lesion > 0] += 100
+        grey = np.clip((hu + 1250) * (255 / 1500), 0, 255).astype(np.int16)
+        values = grey if name.startswith("radiopaedia") else hu
+        for folder, array in (("COVID-19-CT-Seg_20cases", values), ("Infection_Mask", lesion)):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(array, np.diag([-1.0, -1.0, 2.0, 1.0])), root / folder / f"{name}.nii.gz")
+    return root
+
+
+def write_target(root: Path) -> Path:
+    """`root`/data with `write_scans`, and `root`/target, the store of them."""
+    write_scans(root / "data")
+    begin_store(root / "target", StoreSettings("covid-ct-20", SPACING))
+    for case in read_volume_set("covid-ct-20", root / "data").cases:
+        volume = load_volume(case)
+        made = preprocess(volume, SPACING)
+        lesions = volume.image[volume.mask]
+        write_case(root / "target", case.name, made, patient=case.patient, inputs={}, facts={}, lesion_values=lesions)
+    return root

@@ -14,7 +14,7 @@ from covidct.data.sampling import make_loader
 from covidct.datasets import SliceData, read_run_data
 from covidct.engine import Trainer, make_fabric
 from covidct.errors import InputError
-from covidct.progress import TrainingProgress
+from covidct.progress import TrainingProgress, work_shown
 from covidct.relation_probe import RelationProbe, effective_rank
 from covidct.results import finish
 from covidct.run_folder import result_files
@@ -362,6 +362,25 @@ def test_progress_in_a_file_is_plain_lines() -> None:
         progress.advance()
     expected = "step 12/12  loss 1.5000  seg 1.2500  lambda 0.0100  L_T -0.5000  left 0:00:00\n"
     assert console.file.getvalue() == expected
+
+
+def test_work_in_a_file_is_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("covidct.progress.time.monotonic", lambda: now[0])
+    console = Console(file=io.StringIO(), width=120)
+    with work_shown(console, "evaluating [one]") as advance:
+        for seconds, share in ((110, 0.1), (125, 0.25), (140, 0.5), (150, 0.75), (160, 1.0)):
+            now[0] = seconds
+            advance(share)
+    assert console.file.getvalue() == ("evaluating [one]  25%  left 0:01:15\nevaluating [one]  75%  left 0:00:16\n")
+
+
+def test_work_in_a_terminal_is_a_bar() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with work_shown(console, "evaluating [one]") as advance:
+        advance(0.5)
+    assert "evaluating [one]" in console.file.getvalue()
+    assert "50%" in console.file.getvalue()
 
 
 def test_run_data_follows_the_method(config: Config) -> None:

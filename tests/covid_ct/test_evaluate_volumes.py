@@ -1,13 +1,18 @@
 import csv
+import errno
+import hashlib
+import io
 import json
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import evaluate
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from covidct import volume_evaluation
+from covidct import volume_evaluation, volume_results
 from covidct.checkpoint import load_run, save_weights
 from covidct.config import PRESETS, VOLUME_PRESETS, Config, read_config
 from covidct.data.preprocess import Plan
@@ -16,8 +21,8 @@ from covidct.data.volumes import VolumeCase, load_volume
 from covidct.errors import InputError
 from covidct.systems import build_model
 from covidct.volume_evaluation import volume_test_cases
-from covidct.volume_plan import write_plan
-from covidct.volume_results import failed_volumes, show_volume_result
+from covidct.volume_plan import read_plan, write_plan
+from covidct.volume_results import failed_volumes, score_and_draw, show_volume_result
 from rich.console import Console
 from torch import nn
 
@@ -162,6 +167,19 @@ def test_folds_of_two_methods_are_two_rows_and_go_where_asked(call, make_run, tm
     assert next(line for line in text.splitlines() if "ours, seed 0" in line).split()[4] == "-"
 
 
+def test_phantoms_and_real_scans_are_not_pooled(call, make_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "make_phantoms", lambda *_, **__: None)
+    folds = [(dataset, fold) for dataset in ("covid-ct-20", "phantom-volumes") for fold in (0, 1)]
+    runs = [make_run(f"{dataset}-{fold}", dataset=dataset, fold=fold) for dataset, fold in folds]
+    call(*runs, "--folds")
+    joined = content(tmp_path / "runs" / "folds.json")
+    assert [row["label"] for row in joined] == [
+        "unet, dataset covid-ct-20, seed 0",
+        "unet, dataset phantom-volumes, seed 0",
+    ]
+    assert [list(row["runs"].values()) for row in joined] == [[*map(str, runs[:2])], [*map(str, runs[2:])]]
+
+
 def test_folds_that_start_from_runs_of_their_own_are_one_row(call, make_run, tmp_path):
     runs = []
     for source in ("msd", "nsclc"):
@@ -273,6 +291,87 @@ def test_what_is_scored_is_not_scored_again(call, make_run, monkeypatch):
     call(run, "--flips")
     assert counted[4:] == ["a", "b", "c"]
     assert content(run / "metrics.json")["inference"]["flips"] is True
+
+
+def test_weights_are_hashed_once_a_run(call, make_run, bright, monkeypatch):
+    run = make_run("one")
+    hashed, digest = [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, how: hashed.append(file.name) or digest(file, how))
+    call(run)
+    assert hashed == [str(run / "model.safetensors")]
+    kept = content(run / "evaluation" / "a.json")["origin"]["weights"]
+    assert kept == hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+    save_weights(run, build_model(replace(read_config(run / "config.json"), seed=1)))
+    call(run)
+    assert hashed == 2 * [str(run / "model.safetensors")]
+    assert content(run / "evaluation" / "a.json")["origin"]["weights"] != kept
+
+
+def test_the_picture_takes_the_mask_that_was_scored(make_run, cases, monkeypatch):
+    run = make_run("one")
+    config = read_config(run / "config.json")
+    data = SimpleNamespace(plan=read_plan(run), test=[cases[name][0] for name in "abc"])
+    segment, counted, drawn = volume_evaluation.segment, [], []
+    monkeypatch.setattr(volume_evaluation, "segment", lambda *a, **k: counted.append(1) or segment(*a, **k))
+
+    def draw(path, image, mask, spacing, *, truth, title):
+        drawn.append((mask, truth, title))
+
+    monkeypatch.setattr(volume_results, "draw_lesions", draw)
+    for _ in range(2):
+        score_and_draw(run, config, Bright(), data, Console(file=io.StringIO()))
+    assert len(counted) == 3
+    for mask, truth, title in drawn:
+        assert title == f"b: DSC {cases['b'][1]:.3f}, the median of 3 test volumes"
+        volume = load_volume(cases["b"][0])
+        np.testing.assert_array_equal(mask, volume.image > (1250 - 200) / 1500 * 255)
+        np.testing.assert_array_equal(truth, volume.mask)
+    given, kept = nib.load(cases["b"][0].image), nib.load(run / "evaluation" / "b.nii.gz")
+    np.testing.assert_array_equal(given.affine, kept.affine)
+    np.testing.assert_array_equal(np.asarray(given.dataobj) > -200, np.asarray(kept.dataobj))
+    (run / "evaluation" / "c.nii.gz").unlink()
+    (run / "evaluation" / ".c.nii.gz.1-0.nii.gz").touch()
+    score_and_draw(run, config, Bright(), data, Console(file=io.StringIO()))
+    assert len(counted) == 4
+    assert sorted(path.name for path in (run / "evaluation").iterdir()) == sorted(
+        f"{name}{ending}" for name in "abc" for ending in (".json", ".nii.gz")
+    )
+
+
+def test_a_mask_that_is_being_replaced_is_not_taken_for_the_old_one(call, make_run, bright, monkeypatch):
+    run = make_run("one")
+    call(run)
+
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(volume_evaluation, "record", dies)
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(run), "--flips"])
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.main()
+    assert content(run / "evaluation" / "a.json")["result"] is None
+
+
+def test_a_full_disk_is_said(call, make_run, bright, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("covidct.data.volume_files.Grid.save_mask", full)
+    run = make_run("one")
+    _, code, err = call(run)
+    assert code == 2
+    assert f"{run / 'evaluation' / 'a.nii.gz'} cannot be written (No space left on device); free space there" in err
+
+
+def test_progress_outside_of_a_terminal_is_lines(call, make_run, bright, monkeypatch):
+    run = make_run("one")
+    assert "evaluating" not in call(run)[2]
+    monkeypatch.setattr("covidct.progress.PLAIN_SECONDS", 0.0)
+    lines = call(run, "--flips")[2].splitlines()
+    shares = [float(line.split()[2].removesuffix("%")) for line in lines]
+    assert all(line.startswith("evaluating one  ") for line in lines)
+    assert shares == sorted(shares)
+    assert {33, 67, 100} <= set(shares)
 
 
 def test_the_whole_run_on_an_own_network(call, make_run):

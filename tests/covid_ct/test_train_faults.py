@@ -79,6 +79,12 @@ UNET = ("--data", "data", "--method", "unet", "--preset", "demo", "--steps", "2"
         (("--dataset", "mnist"), "--dataset 'mnist' is unknown; take one of phantom, covid_semiseg"),
         (("--dataset", "covid_semiseg"), "--dataset covid_semiseg needs --data"),
         (("--dataset", "phantom", "--data", "data"), "--dataset phantom is generated and takes no --data"),
+        (
+            ("--dataset", "phantom-volumes", "--data", "data"),
+            "--dataset phantom-volumes is generated and takes no --data",
+        ),
+        (("--dataset", "phantom-volumes", "--store", "data"), "--store is for --dataset covid-ct-20; leave it out"),
+        (("--dataset", "covid-ct-20", "--store", "data"), "--store is there and --data is not"),
         (("--data", "data"), "method ours needs source images .* give --source"),
         (("--data", "data", "--source", "nowhere"), "nowhere does not exist"),
         (("--data", "data", "--source", "data/empty"), "empty holds no CT volume"),
@@ -214,7 +220,7 @@ def test_a_bad_output_is_said_before_phantoms_are_made(
     data: Path, said: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start(data)
-    monkeypatch.setattr("covidct.datasets.phantom_root", lambda progress: pytest.fail("phantoms were made"))
+    monkeypatch.setattr(train, "make_phantoms", lambda *_: pytest.fail("phantoms were made"))
     assert "run already holds a run" in said("--output", "run")
 
 
@@ -326,7 +332,6 @@ def test_the_default_preset(
     note: str,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr("covidct.datasets.phantom_root", lambda progress: Path("/phantoms"))
     source = ("--source", "source") if arguments else ()
     tasks: list[Any] = []
     monkeypatch.setattr(train, "run", lambda task, *_: tasks.append(task))
@@ -334,7 +339,7 @@ def test_the_default_preset(
     train.main()
     config = tasks[0].config
     assert (config.preset, config.method) == (preset, "ours")
-    assert config.source == ((str(data.parent / "source"),) if arguments else ("/phantoms/source",))
+    assert config.source == ((str(data.parent / "source"),) if arguments else ())
     assert (config.dataset, config.fold) == (("covid_semiseg", 0) if arguments else ("phantom", None))
     notes = " ".join(tasks[0].notes)
     assert note in notes

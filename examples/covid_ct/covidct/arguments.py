@@ -8,17 +8,16 @@ import torch
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from covidct.config import PRESETS, VOLUME_PRESETS, Config, differences, read_config
-from covidct.data.phantom import Progress
-from covidct.data.phantom_volume import volume_phantom_root
-from covidct.datasets import PHANTOM, READERS, phantom_folders, read_target
+from covidct.data.splits import WITH_FOLDS
+from covidct.datasets import PHANTOM, READERS, read_target
 from covidct.errors import InputError
+from covidct.phantom_sets import VOLUMES as PHANTOM_VOLUMES
 from covidct.precision import resolve_precision
 from covidct.run_folder import check_output, free_run, newest_run, run_name
 from covidct.systems import system
-from covidct.volume_data import DATASET as VOLUMES
-from covidct.volume_data import prepared_phantoms
 
 RUNS = Path("runs")
+VOLUMES = "covid-ct-20"
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Arguments:
     data: Path | None = None
     """Folder of the data set; phantom data are generated without it."""
     dataset: str | None = None
-    """covid_semiseg (default with --data) or phantom: slices. covid-ct-20: volumes, phantoms without --data."""
+    """covid_semiseg (default with --data) or phantom: slices. covid-ct-20: volumes; without --data phantom-volumes."""
     store: Path | None = None
     """What prepare.py made of --data, for covid-ct-20."""
     source: tuple[Path, ...] = ()
@@ -66,7 +65,7 @@ class Task:
     notes: tuple[str, ...] = ()
 
 
-def resolve(arguments: Arguments, *, progress: Progress | None = None) -> Task:
+def resolve(arguments: Arguments) -> Task:
     """Config and run folder of `arguments`; a resumed run keeps its config. InputError if they make no sense."""
     # Further processes of the same run come after the first has made the folder.
     if arguments.output is not None and rank_zero_only.rank == 0:
@@ -77,9 +76,9 @@ def resolve(arguments: Arguments, *, progress: Progress | None = None) -> Task:
         run = arguments.output
         if (run / "config.json").exists():
             return _resumed(arguments, run)
-        config, notes = _fresh(arguments, progress)
+        config, notes = _fresh(arguments)
         return Task(config, run, notes)
-    config, notes = _fresh(arguments, progress)
+    config, notes = _fresh(arguments)
     if arguments.resume:
         run = newest_run(RUNS, run_name(config))
         return _resumed(arguments, run) if (run / "config.json").exists() else Task(config, run, notes)
@@ -102,6 +101,8 @@ def _asked(arguments: Arguments, saved: Config) -> dict[str, Any]:
     """The fields of a config that the command line names."""
     names = ("dataset", "method", "preset", "fold", "seed", "steps", "precision")
     asked = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    if saved.dataset == PHANTOM_VOLUMES and arguments.dataset == VOLUMES and arguments.data is None:
+        asked["dataset"] = PHANTOM_VOLUMES
     for name in ("data", "store", "init"):
         if getattr(arguments, name) is not None:
             asked[name] = str(getattr(arguments, name).absolute())
@@ -110,24 +111,25 @@ def _asked(arguments: Arguments, saved: Config) -> dict[str, Any]:
     return asked
 
 
-def _fresh(arguments: Arguments, progress: Progress | None) -> tuple[Config, tuple[str, ...]]:
+def _fresh(arguments: Arguments) -> tuple[Config, tuple[str, ...]]:
     notes: list[str] = []
     method = "ours" if arguments.method is None else arguments.method
     chosen = system(method)
     preset = _preset(arguments, notes)
     dataset = _dataset(arguments)
-    if dataset != VOLUMES and (chosen.on_source or chosen.start != "nothing"):
+    volumes = dataset in WITH_FOLDS
+    if not volumes and (chosen.on_source or chosen.start != "nothing"):
         raise InputError(f"method {method} is for volumes; add --dataset {VOLUMES}, or take another --method")
     if arguments.source and not chosen.needs_source:
         notes.append(f"method {method} takes no source images: --source is not used")
     if chosen.needs_source and arguments.data is not None and not arguments.source:
-        what = "stores that prepare.py made" if dataset == VOLUMES else "folders of CT volumes with masks"
+        what = "stores that prepare.py made" if volumes else "folders of CT volumes with masks"
         raise InputError(
             f"method {method} needs source images (X^n): give --source with one or more {what} of other lesions, or "
             "take --method unet, baseline or target"
         )
     _check_start(arguments, method)
-    values = dict((VOLUME_PRESETS if dataset == VOLUMES else PRESETS)[preset])
+    values = dict((VOLUME_PRESETS if volumes else PRESETS)[preset])
     values["steps"] = values["steps"] if arguments.steps is None else arguments.steps
     values["precision"] = resolve_precision(arguments.precision or values["precision"], cuda=torch.cuda.is_available())
     config = Config(
@@ -142,8 +144,7 @@ def _fresh(arguments: Arguments, progress: Progress | None) -> tuple[Config, tup
         store="" if arguments.store is None else str(arguments.store.absolute()),
         **values,
     )
-    complete = _with_volumes if dataset == VOLUMES else _with_data
-    return complete(config, chosen.needs_source, notes, progress), tuple(notes)
+    return _with_fold(config, notes), tuple(notes)
 
 
 def _check_start(arguments: Arguments, method: str) -> None:
@@ -183,6 +184,8 @@ def _dataset(arguments: Arguments) -> str:
             raise InputError(f"--store is for --dataset {VOLUMES}; name it, or leave --store out")
         return PHANTOM if arguments.data is None else "covid_semiseg"
     if arguments.dataset == VOLUMES:
+        if arguments.data is None and arguments.store is None:
+            return PHANTOM_VOLUMES
         if (arguments.data is None) != (arguments.store is None):
             given, lacking = ("--store", "--data") if arguments.data is None else ("--data", "--store")
             raise InputError(
@@ -190,41 +193,27 @@ def _dataset(arguments: Arguments) -> str:
                 "what `prepare.py DATA --dataset covid-ct-20 --output STORE` makes of it, which is trained on"
             )
         return VOLUMES
-    if arguments.dataset not in READERS:
-        raise InputError(f"--dataset {arguments.dataset!r} is unknown; take one of {', '.join([*READERS, VOLUMES])}")
+    known = (*READERS, *WITH_FOLDS)
+    if arguments.dataset not in known:
+        raise InputError(f"--dataset {arguments.dataset!r} is unknown; take one of {', '.join(known)}")
     if arguments.store is not None:
         raise InputError(f"--store is for --dataset {VOLUMES}; leave it out")
-    if arguments.dataset == PHANTOM and arguments.data is not None:
-        raise InputError("--dataset phantom is generated and takes no --data; leave one of the two out")
-    if arguments.dataset != PHANTOM and arguments.data is None:
+    generated = arguments.dataset in (PHANTOM, PHANTOM_VOLUMES)
+    if generated and arguments.data is not None:
+        raise InputError(f"--dataset {arguments.dataset} is generated and takes no --data; leave one of the two out")
+    if not generated and arguments.data is None:
         raise InputError(f"--dataset {arguments.dataset} needs --data with the folder that it is in")
     return arguments.dataset
 
 
-def _with_data(config: Config, needs_source: bool, notes: list[str], progress: Progress | None) -> Config:
-    """`config` with the phantoms' folders, and with fold 0 where there are no test slices to publish on."""
-    if config.dataset == PHANTOM:
-        target, source = phantom_folders(progress=progress)
-        sources = config.source or ((str(source),) if needs_source else ())
-        return replace(config, data=str(target), source=sources)
-    if config.fold is None and not read_target(config).test:
+def _with_fold(config: Config, notes: list[str]) -> Config:
+    """`config` with fold 0 of volumes, and of slices where there are no test slices to publish on."""
+    if config.fold is not None or config.dataset == PHANTOM:
+        return config
+    if config.axes == 3:
+        notes.append("fold 0 of the five published ones (--fold chooses another)")
+        return replace(config, fold=0)
+    if not read_target(config).test:
         notes.append("no test slices in the data set: cross-validation, fold 0 (--fold chooses another)")
         return replace(config, fold=0)
     return config
-
-
-def _with_volumes(config: Config, needs_source: bool, notes: list[str], progress: Progress | None) -> Config:
-    """`config` with the phantom volumes' folders where there are no others, and with a fold."""
-    if config.fold is None:
-        notes.append("fold 0 of the five published ones (--fold chooses another)")
-        config = replace(config, fold=0)
-    if config.data:
-        return config
-    root = volume_phantom_root(progress=progress)
-    store, sources = prepared_phantoms(root, progress=progress)
-    return replace(
-        config,
-        data=str(root / "target"),
-        store=str(store),
-        source=config.source or (tuple(map(str, sources)) if needs_source else ()),
-    )

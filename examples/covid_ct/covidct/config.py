@@ -19,7 +19,8 @@ class Config:
     stream (target, source) and process. `fold` None is the published split. `split_seed` draws the folds and stays the
     same for all `seed`s. `strides` and `kernel_sizes` are the network's per stage and axis; empty: 2 and 3. `init` is
     the run whose weights training starts from, for the methods that start from one. Of volumes, `data` is the published
-    set, `store` what prepare.py made of it, and `source` are stores.
+    set, `store` what prepare.py made of it, and `source` are stores. Of phantoms all three may be empty: theirs are
+    where the cache is.
     """
 
     dataset: str

@@ -8,15 +8,15 @@ from typing import Any, Protocol
 
 from covidct.config import Config
 from covidct.data.covid_semiseg import CovidSemiSeg, read_covid_semiseg
-from covidct.data.phantom import Progress, phantom_root
 from covidct.data.sampling import make_loader
 from covidct.data.slices import Slice
 from covidct.data.splits import split
 from covidct.data.volume_slices import read_volume_slices
 from covidct.errors import InputError
+from covidct.phantom_sets import SLICES as PHANTOM
+from covidct.phantom_sets import phantom_slices
 from covidct.systems import system
 
-PHANTOM = "phantom"
 READERS = {PHANTOM: read_covid_semiseg, "covid_semiseg": read_covid_semiseg}
 
 
@@ -91,25 +91,24 @@ class SliceData:
         )
 
 
-def read_run_data(config: Config, *, progress: Progress | None = None) -> SliceData:
+def read_run_data(config: Config) -> SliceData:
     """The slices that `config` names; a phantom data set is generated if need be, source volumes are cut once."""
-    found = split(read_target(config, progress=progress), config.fold, config.split_seed)
-    folders = [Path(folder) for folder in config.source] if system(config.method).needs_source else []
+    found = split(read_target(config), config.fold, config.split_seed)
+    folders = _source_folders(config) if system(config.method).needs_source else []
     source = read_volume_slices(folders, cache_folder() / "source-slices") if folders else ()
     return SliceData(train=found.train, test=found.test, source=source, split=found.name)
 
 
-def read_target(config: Config, *, progress: Progress | None = None) -> CovidSemiSeg:
+def read_target(config: Config) -> CovidSemiSeg:
     """The run's target data set; the phantoms are generated if need be, wherever the cache is now."""
     check_dataset(config.dataset)
-    folder = phantom_folders(progress=progress)[0] if config.dataset == PHANTOM else Path(config.data)
-    return READERS[config.dataset](folder)
+    return READERS[config.dataset](phantom_slices()[0] if config.dataset == PHANTOM else Path(config.data))
 
 
-def phantom_folders(*, progress: Progress | None = None) -> tuple[Path, Path]:
-    """Folders of the phantoms' target and source sets, generated once."""
-    root = phantom_root(progress=progress)
-    return root / "target", root / "source"
+def _source_folders(config: Config) -> list[Path]:
+    if config.source or config.dataset != PHANTOM:
+        return [Path(folder) for folder in config.source]
+    return [phantom_slices()[1]]
 
 
 def check_dataset(name: str) -> None:

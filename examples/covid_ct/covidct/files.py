@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import glob
 import os
 import secrets
 import shutil
@@ -43,6 +44,12 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink()
         raise
     _flush_folder(path.parent)
+
+
+def remove_parts(path: Path) -> None:
+    """Remove what processes that were killed in `replacing(path)` have left beside it."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        part.unlink()
 
 
 @contextmanager

@@ -1,11 +1,20 @@
 """What a training shows: a progress bar in a terminal, a line now and then elsewhere."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 PLAIN_SECONDS = 20.0
 
@@ -65,5 +74,48 @@ class TrainingProgress:
         return self.step == self.total or time.monotonic() - self.shown >= PLAIN_SECONDS
 
     def _left(self) -> str:
-        seconds = (time.monotonic() - self.started) / (self.step - self.first) * (self.total - self.step)
-        return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
+        return clock((time.monotonic() - self.started) / (self.step - self.first) * (self.total - self.step))
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
+
+
+@contextmanager
+def work_shown(console: Console, name: str) -> Iterator[Callable[[float], None]]:
+    """Gives a function that takes the share that is done: a bar in a terminal, elsewhere a line now and then."""
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TaskProgressColumn(), TimeRemainingColumn())
+    started = shown = time.monotonic()
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(escape(name), total=1.0)
+
+        def show(share: float) -> None:
+            nonlocal shown
+            bar.update(task, completed=share)
+            now = time.monotonic()
+            if not console.is_terminal and share > 0 and now - shown >= PLAIN_SECONDS:
+                shown = now
+                left = clock((now - started) / share * (1 - share))
+                console.print(f"{name}  {share:.0%}  left {left}", soft_wrap=True, markup=False, highlight=False)
+
+        yield show
+
+
+@contextmanager
+def stages_shown(console: Console) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Gives the progress of a stage by its name: a bar in a terminal, a line elsewhere, from its first step on."""
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+
+        def stage(name: str) -> Callable[[int, int], None]:
+            task = bar.add_task(name, visible=False, total=None)
+
+            def show(done: int, total: int) -> None:
+                if not bar.tasks[task].visible and not console.is_terminal:
+                    console.print(f"{name} (once)")
+                bar.update(task, completed=done, total=total, visible=True)
+
+            return show
+
+        yield stage

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from torch import nn
 
@@ -13,6 +12,7 @@ from covidct.datasets import RunData
 from covidct.evaluation import evaluate, read_metrics
 from covidct.figures import draw_curves, draw_predictions, draw_relations
 from covidct.metrics import MEASURES
+from covidct.progress import work_shown
 from covidct.systems import system
 from covidct.volume_data import VolumeData
 from covidct.volume_results import score_and_draw, show_volume_result
@@ -34,17 +34,8 @@ def finish(run: Path, config: Config, model: nn.Module, data: RunData, console: 
 
 
 def _score_slices(run: Path, config: Config, model: nn.Module, data: RunData, console: Console) -> None:
-    columns = (TextColumn("evaluating"), BarColumn(bar_width=20), MofNCompleteColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("evaluating", total=len(data.test))
-        evaluate(
-            model,
-            data.test,
-            config,
-            run,
-            flips=config.flips,
-            progress=lambda done, _: bar.update(task, completed=done),
-        )
+    with work_shown(console, "evaluating") as show:
+        evaluate(*(model, data.test, config, run), flips=config.flips, progress=lambda done, total: show(done / total))
 
 
 def show_result(run: Path, config: Config, console: Console) -> None:

@@ -79,4 +79,5 @@ def _start(init: str) -> str:
     except InputError:
         # The folder has gone; its name is what is left of it.
         return init
-    return f"{first.method} on {' + '.join(Path(folder).name for folder in first.source)}, {first.steps} steps"
+    sources = " + ".join(Path(folder).name for folder in first.source) or f"sources of {first.dataset}"
+    return f"{first.method} on {sources}, {first.steps} steps"

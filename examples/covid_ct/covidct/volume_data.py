@@ -1,30 +1,21 @@
 """Which volumes a run trains on, is tested on, and takes as source, from stores that prepare.py made."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from covidct.config import Config
-from covidct.data.phantom import MANIFEST, generated
 from covidct.data.preprocess import Plan
-from covidct.data.splits import source_split, volume_fold
-from covidct.data.store import CaseStore, Store, StoreSettings, begin_store, intensity_of, open_store
+from covidct.data.splits import volume_fold
+from covidct.data.store import CaseStore, intensity_of, open_store
 from covidct.data.volume_sampling import make_volume_loader
-from covidct.data.volume_sets import read_volume_set
 from covidct.data.volumes import VolumeCase
-from covidct.errors import InputError
-from covidct.files import write_text
-from covidct.preparation import median_spacing, prepare, survey, usable_processors
+from covidct.phantom_sets import VOLUMES as PHANTOM
+from covidct.phantom_sets import phantom_stores
 from covidct.systems import system
 from covidct.volume_evaluation import volume_test_cases
-
-DATASET = "covid-ct-20"
-# Sets whose published division keeps some cases from training.
-DIVIDED = ("msd-lung", "nsclc-pe")
-
-Progress = Callable[[int, int], None]
+from covidct.volume_sources import Source, read_sources
 
 
 @dataclass(frozen=True)
@@ -33,7 +24,8 @@ class VolumeData:
 
     training: preprocessed cases by data set: the fold's four scans, or for a pre-training the source's. testing: the
     fold's other scans as they are published. sources: preprocessed cases of other lesions by data set. plan: grid,
-    patch and normalisation, from the fold's training scans.
+    patch and normalisation, from the fold's training scans. taken: what is known of the sources, of a pre-training,
+    too.
     """
 
     training: tuple[tuple[CaseStore, ...], ...]
@@ -41,6 +33,7 @@ class VolumeData:
     sources: tuple[tuple[CaseStore, ...], ...]
     split: str
     plan: Plan
+    taken: tuple[Source, ...] = ()
 
     @property
     def train(self) -> Sequence[CaseStore]:
@@ -83,9 +76,13 @@ class VolumeData:
 def read_volume_data(config: Config) -> VolumeData:
     """The volumes that `config` names; InputError if a store or a case is missing."""
     chosen = system(config.method)
-    store = open_store(Path(config.store))
-    scans = store.named(volume_fold(config.dataset, config.fold)[0])
-    sources = _sources(config, store) if chosen.needs_source else ()
+    folder, others = _stores(config)
+    store = open_store(folder)
+    train, test = volume_fold(config.dataset, config.fold)
+    scans = store.named(train)
+    phantoms = config.dataset == PHANTOM and not config.source
+    taken = read_sources(others, store, set(test), phantoms=phantoms) if chosen.needs_source else ()
+    sources = tuple(source.cases for source in taken)
     low, high, mean, std = intensity_of(scans)
     depth, height, width = config.size
     return VolumeData(
@@ -94,72 +91,14 @@ def read_volume_data(config: Config) -> VolumeData:
         sources=sources if chosen.general else (),
         split=f"published fold {config.fold} of 5",
         plan=Plan(store.settings.spacing, (depth, height, width), low=low, high=high, mean=mean, std=std),
+        taken=taken,
     )
 
 
-def prepared_phantoms(root: Path, *, progress: Progress | None = None) -> tuple[Path, tuple[Path, ...]]:
-    """Stores of the phantom volumes in `root`, made beside it on the first call: of the target and each source."""
-    stores = generated(root.with_name(f"{root.name}-stores"), lambda folder: _prepare_phantoms(root, folder, progress))
-    return stores / "target", (stores / "msd", stores / "nsclc")
-
-
-def _prepare_phantoms(root: Path, stores: Path, progress: Progress | None) -> None:
-    sets = {
-        "target": (DATASET, root / "target"),
-        "msd": ("msd-lung", root / "source" / "msd"),
-        "nsclc": ("nsclc-pe", root / "source" / "nsclc"),
-    }
-    cases = {name: read_volume_set(dataset, folder).cases for name, (dataset, folder) in sets.items()}
-    total, done, spacing = sum(map(len, cases.values())), 0, None
-    for name, (dataset, _) in sets.items():
-        workers = min(len(cases[name]), usable_processors())
-        facts, failures = survey(cases[name], stores / name, workers)
-        spacing = spacing or median_spacing(facts.values())
-        begin_store(stores / name, StoreSettings(dataset, spacing))
-        for outcome in prepare(cases[name], facts, stores / name, spacing, workers):
-            if outcome.state == "failed":
-                failures[outcome.name] = outcome.message
-            done += 1
-            if progress is not None:
-                progress(done, total)
-        for message in failures.values():
-            raise InputError(f"{message}; delete {root}, it is generated anew")
-    write_text(stores / MANIFEST, json.dumps({"made from": root.name}) + "\n")
-
-
-def _sources(config: Config, target: Store) -> tuple[tuple[CaseStore, ...], ...]:
-    """The cases of every source; InputError if one is given twice or would show the fold's test volumes."""
-    folders = [Path(folder).resolve() for folder in config.source]
-    for number, folder in enumerate(folders):
-        if folder in folders[:number]:
-            raise InputError(f"--source {folder} is given twice; leave one out")
-    tested = set(volume_fold(config.dataset, config.fold)[1])
-    return tuple(_source_cases(Path(folder), target, tested) for folder in config.source)
-
-
-def _source_cases(folder: Path, target: Store, tested: set[str]) -> tuple[CaseStore, ...]:
-    """The cases of a source's store that may be trained on, on the target's grid."""
-    store = open_store(folder)
-    if store.settings.dataset == target.settings.dataset:
-        raise InputError(
-            f"--source {folder} is a store of {store.settings.dataset}, the target itself, whose test volumes would be "
-            "trained on; give stores of other lesions"
-        )
-    leaked = [case.name for case in store.cases if case.name in tested]
-    if leaked:
-        raise InputError(
-            f"--source {folder} holds {leaked[0]}, which this fold is tested on; give stores of other lesions"
-        )
-    if store.settings.spacing != target.settings.spacing:
-        raise InputError(
-            f"--source {folder} has voxels of {store.settings.spacing} mm (z y x), the target's store {target.root} "
-            f"has {target.settings.spacing}; prepare it again with prepare.py ... --like {target.root}"
-        )
-    cases = store.cases
-    if store.settings.dataset in DIVIDED:
-        allowed = set(source_split(store.settings.dataset)[0])
-        cases = tuple(case for case in cases if case.name in allowed)
-    cases = tuple(case for case in cases if case.labelled)
-    if not cases:
-        raise InputError(f"--source {folder} holds no labelled case to train on; look at what prepare.py said of it")
-    return cases
+def _stores(config: Config) -> tuple[Path, tuple[Path, ...]]:
+    """Stores of the target and of the sources; of the phantoms where they are now."""
+    given = tuple(map(Path, config.source))
+    if config.dataset != PHANTOM:
+        return Path(config.store), given
+    target, own = phantom_stores()
+    return target, given or own

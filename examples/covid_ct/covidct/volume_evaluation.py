@@ -9,19 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from covidct.config import Config
 from covidct.data.preprocess import Plan
 from covidct.data.splits import volume_fold
 from covidct.data.volume_sets import read_volume_set
-from covidct.data.volumes import VolumeCase, load_volume
+from covidct.data.volumes import Volume, VolumeCase, check_case, load_volume
 from covidct.errors import InputError
 from covidct.evaluation import CSV, JSON, NAMED
-from covidct.files import write_text
+from covidct.files import remove_parts, write_text
 from covidct.metrics import binarise
+from covidct.phantom_sets import VOLUMES as PHANTOM
+from covidct.phantom_sets import phantom_volumes
 from covidct.volume_metrics import MEASURES, Summary, VolumeScores, over_cases, score_volume, summarise
-from covidct.volume_records import origin, record, recorded
+from covidct.volume_records import begin, origin, record, recorded
 from covidct.volume_segmentation import Settings, segment, with_lungs
 
 RECORDS = "evaluation"
@@ -49,10 +52,10 @@ class Failed:
 def volume_test_cases(config: Config, data: Path | None = None, *, by_patient: bool = False) -> tuple[VolumeCase, ...]:
     """The test volumes of a run's fold.
 
-    data: where the data set lies now, if not where the run was trained.
+    data: where the data set lies now, if not where the run was trained; phantoms are found where the cache is.
     by_patient: leave out scans of a patient that the run was trained on, see `volume_fold`.
     """
-    folder = Path(config.data) if data is None else data
+    folder = data or (phantom_volumes() if config.dataset == PHANTOM else Path(config.data))
     cases = {case.name: case for case in read_volume_set(config.dataset, folder).cases}
     names = volume_fold(config.dataset, config.fold, by_patient=by_patient)[1]
     missing = [name for name in names if name not in cases]
@@ -62,6 +65,18 @@ def volume_test_cases(config: Config, data: Path | None = None, *, by_patient: b
             "give --data with the whole set as it is published"
         )
     return tuple(cases[name] for name in names)
+
+
+def unusable(cases: Sequence[VolumeCase]) -> list[Failed]:
+    """Cases whose files have a fault that shows before the images are read whole: see `check_case`."""
+    found = []
+    for case in cases:
+        try:
+            _mask_of(case)
+            check_case(case)
+        except InputError as error:
+            found.append(Failed(case.name, str(error)))
+    return found
 
 
 def score_volumes(
@@ -75,8 +90,9 @@ def score_volumes(
 ) -> tuple[list[ScoredVolume], list[Failed]]:
     """The scores of every case, in order, each on the grid of its own file.
 
-    Each result is kept in `run`/evaluation as soon as it is there: called again, for the same weights, settings and
-    files, it is read, not computed. A case that cannot be used is given back among the failed, the others are done.
+    Each result, and the predicted mask, is kept in `run`/evaluation as soon as it is there: called again, for the same
+    weights, settings and files, it is read, not computed. A case that cannot be used is given back among the failed,
+    the others are done.
 
     Args:
         run: the run folder, with the weights that `model` has.
@@ -113,22 +129,41 @@ def _score(
     settings: Settings,
     progress: Callable[[int, int], None],
 ) -> ScoredVolume:
-    if case.mask is None:
-        raise InputError(f"{case.image} has no mask; only labelled volumes can be evaluated")
     case = with_lungs(case, settings)
-    came_from = origin(run, asdict(settings) | {"plan": asdict(plan)}, (case.image, case.mask, *case.lungs))
-    path = run / RECORDS / f"{case.name}.json"
-    kept = recorded(path, came_from)
+    came_from = origin(run, asdict(settings) | {"plan": asdict(plan)}, (case.image, _mask_of(case), *case.lungs))
+    path, mask = run / RECORDS / f"{case.name}.json", predicted_mask(run, case)
+    kept = recorded(path, came_from, (mask,))
     if kept is None:
         volume = load_volume(case)
         predicted = binarise(segment(model, volume, plan, settings, progress=progress))
         if volume.mask is None:
             raise InputError(f"{case.image} has no mask; only labelled volumes can be evaluated")
         scores = score_volume(volume.mask, predicted, volume.spacing)
+        begin(path, came_from)
+        _save(mask, volume, predicted)
         kept = {"spacing": list(volume.spacing), "scores": _without_nan(asdict(scores))}
         record(path, came_from, kept)
     values = {name: float("nan") if value is None else value for name, value in kept["scores"].items()}
     return ScoredVolume(case.name, case.patient, tuple(kept["spacing"]), VolumeScores(**values))
+
+
+def _save(path: Path, volume: Volume, mask: NDArray[np.bool_]) -> None:
+    remove_parts(path)
+    try:
+        volume.grid.save_mask(path, mask)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}); free space there") from None
+
+
+def predicted_mask(run: Path, case: VolumeCase) -> Path:
+    """Where the mask that was predicted for a scored case lies, NIfTI on the grid of its file."""
+    return run / RECORDS / f"{case.name}.nii.gz"
+
+
+def _mask_of(case: VolumeCase) -> Path:
+    if case.mask is None:
+        raise InputError(f"{case.image} has no mask; only labelled volumes can be evaluated")
+    return case.mask
 
 
 def write_volume_metrics(

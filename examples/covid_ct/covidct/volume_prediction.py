@@ -1,6 +1,5 @@
 """Lesion masks of volumes without labels: files in, NIfTI masks, figures and lesion volumes out."""
 
-import glob
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from covidct.data.volume_cases import IMAGE_NAMES, LUNG_PREFIX, MASK_ENDINGS
 from covidct.data.volume_files import SUFFIXES
 from covidct.data.volumes import Volume, VolumeCase, load_volume
 from covidct.errors import InputError
-from covidct.files import entries
+from covidct.files import entries, remove_parts
 from covidct.metrics import binarise
 from covidct.volume_figures import draw_lesions
 from covidct.volume_metrics import millilitres
@@ -115,9 +114,7 @@ def predict_volume_file(
     if kept is not None:
         return Report(**kept | {"notes": tuple(kept["notes"])}), False
     for result in (*job.results, job.record):
-        # What a process that was killed while it wrote has left.
-        for leftover in result.parent.glob(f".{glob.escape(result.name)}.*"):
-            leftover.unlink()
+        remove_parts(result)
     volume = load_volume(job.case)
     probability = segment(model, volume, plan, settings, progress=progress)
     mask = binarise(probability)

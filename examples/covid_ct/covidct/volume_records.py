@@ -7,6 +7,7 @@ computed from, so that one of other weights, settings or files is computed anew.
 import hashlib
 import json
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def origin(run: Path, settings: dict[str, Any], files: Iterable[Path]) -> dict[s
     seen = [file for path in files for file in (entries(path) if path.is_dir() else [path])]
     try:
         return {
-            "weights": hashlib.sha256((run / WEIGHTS).read_bytes()).hexdigest(),
+            "weights": _weights(run / WEIGHTS),
             # As it is read back: JSON has no tuples.
             "settings": json.loads(json.dumps(settings)),
             "files": [[str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns] for file in seen],
@@ -51,6 +52,18 @@ def begin(path: Path, came_from: dict[str, Any]) -> None:
 def record(path: Path, came_from: dict[str, Any], result: dict[str, Any]) -> None:
     """Write a record, whole or not at all; InputError if that is impossible."""
     _write(path, came_from, result)
+
+
+def _weights(path: Path) -> str:
+    state = path.stat()
+    return _digest(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _digest(path: Path, size: int, changed: int) -> str:
+    """SHA-256 of a file, which is read once as long as size and time of change stay: runs have hundreds of cases."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(path: Path, came_from: dict[str, Any], result: dict[str, Any] | None) -> None:

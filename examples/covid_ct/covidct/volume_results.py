@@ -1,41 +1,54 @@
 """After a training on volumes: weights, evaluation, pictures, and what the screen says about them."""
 
+from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 from torch import nn
 
 from covidct.config import Config
-from covidct.data.volumes import load_volume
+from covidct.data.volumes import VolumeCase, load_mask, load_volume
 from covidct.errors import InputError
 from covidct.evaluation import read_metrics
-from covidct.metrics import binarise
+from covidct.progress import work_shown
 from covidct.systems import system
 from covidct.volume_data import VolumeData
-from covidct.volume_evaluation import ScoredVolume, score_volumes, write_volume_metrics
+from covidct.volume_evaluation import (
+    Failed,
+    ScoredVolume,
+    predicted_mask,
+    score_volumes,
+    unusable,
+    write_volume_metrics,
+)
 from covidct.volume_figures import draw_lesions
 from covidct.volume_report import TITLES
-from covidct.volume_segmentation import Settings, segment, settings_of, with_lungs
+from covidct.volume_segmentation import Settings, settings_of, with_lungs
+
+
+def check_test_volumes(cases: Sequence[VolumeCase], console: Console) -> None:
+    """Say which test volumes have faulty files, before a training of days; InputError if all of them have."""
+    with console.status("looking at the test volumes"):
+        failed = unusable(cases)
+    _show_errors(failed, console)
+    if failed and len(failed) == len(cases):
+        raise InputError(f"none of the {len(failed)} test volumes can be used; see the errors above")
+    if failed:
+        console.print(f"{len(failed)} of {len(cases)} test volumes will not be scored, unless they are mended by then")
 
 
 def score_and_draw(run: Path, config: Config, model: nn.Module, data: VolumeData, console: Console) -> None:
     """Score the model on the fold's test volumes, and draw one of them."""
     settings = settings_of(config, on_cpu=next(model.parameters()).device.type == "cpu")
-    columns = (TextColumn("evaluating"), BarColumn(bar_width=20), TaskProgressColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("evaluating", total=1.0)
-        scored, failed = score_volumes(
-            run, model, data.plan, data.test, settings, progress=lambda share: bar.update(task, completed=share)
-        )
-    for item in failed:
-        console.print(Text.assemble(("error: ", "bold red"), f"{item.name}: {item.message}"), soft_wrap=True)
+    with work_shown(console, "evaluating") as show:
+        scored, failed = score_volumes(run, model, data.plan, data.test, settings, progress=show)
+    _show_errors(failed, console)
     if not scored:
         raise InputError(f"none of the {len(failed)} test volumes could be scored; see the errors above")
-    _draw_typical(run, model, data, scored, settings)
+    _draw_typical(run, data, scored, settings)
     write_volume_metrics(run, scored, failed, config, settings)
 
 
@@ -66,14 +79,17 @@ def failed_volumes(run: Path, config: Config) -> list[str]:
     return [item["name"] for item in read_metrics(run, images="volumes").get("failed", [])]
 
 
-def _draw_typical(
-    run: Path, model: nn.Module, data: VolumeData, scored: list[ScoredVolume], settings: Settings
-) -> None:
+def _show_errors(failed: Sequence[Failed], console: Console) -> None:
+    for item in failed:
+        console.print(Text.assemble(("error: ", "bold red"), f"{item.name}: {item.message}"), soft_wrap=True)
+
+
+def _draw_typical(run: Path, data: VolumeData, scored: list[ScoredVolume], settings: Settings) -> None:
     """The volume of median Dice, neither the best nor the worst; empty ones, which have none, come first."""
     ordered = sorted(scored, key=lambda item: (-1.0 if isnan(item.scores.dsc) else item.scores.dsc, item.name))
     typical = ordered[len(ordered) // 2]
     case = next(case for case in data.test if case.name == typical.name)
     volume = load_volume(with_lungs(case, settings))
-    mask = binarise(segment(model, volume, data.plan, settings))
+    mask = load_mask(predicted_mask(run, case), volume)
     title = f"{typical.name}: DSC {typical.scores.dsc:.3f}, the median of {len(scored)} test volumes"
     draw_lesions(run / "predictions.png", volume.image, mask, volume.spacing, truth=volume.mask, title=title)

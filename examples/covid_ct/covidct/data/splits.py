@@ -13,6 +13,8 @@ from covidct.data.slices import Slice, natural_key
 from covidct.errors import InputError
 
 FOLDS = 5
+# Sets with the published folds: the one that they were published for, and phantoms with its names.
+WITH_FOLDS = ("covid-ct-20", "phantom-volumes")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ def split(data: CovidSemiSeg, fold: int | None, seed: int) -> Split:
 def volume_fold(dataset: str, fold: int | None, *, by_patient: bool = False) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the training and of the test volumes of a published fold of a target set.
 
-    dataset: covid-ct-20, the set that has published folds: 4 scans to train on, the other 16 to test.
+    dataset: covid-ct-20, the set that has published folds, or phantom-volumes, which has its names: 4 scans to train
+        on, the other 16 to test.
     fold: 0 to 4.
     by_patient: leave out of the test what shows a patient of the training scans. The 20 scans are of 19 patients:
         radiopaedia_10_85902_1 (trained on in fold 2) and radiopaedia_10_85902_3 (in fold 4) are one. The published
@@ -58,8 +61,8 @@ def volume_fold(dataset: str, fold: int | None, *, by_patient: bool = False) -> 
 
     Raises InputError for another set or fold.
     """
-    if dataset != "covid-ct-20":
-        raise InputError(f"--dataset {dataset} has no published folds; covid-ct-20 has")
+    if dataset not in WITH_FOLDS:
+        raise InputError(f"--dataset {dataset} has no published folds; {' and '.join(WITH_FOLDS)} have")
     folds = _published()["covid20_task1_folds"]["folds"]
     if fold is None or not 0 <= fold < len(folds):
         raise InputError(f"--fold must be 0 to {len(folds) - 1}, got {fold}")

@@ -32,6 +32,7 @@ READERS: Mapping[str, Callable[[Path], VolumeSet]] = {
     "medseg": read_medseg,
     "nnunet-raw": read_nnunet_raw,
     "folder": read_plain_folder,
+    "phantom-volumes": read_covid_ct_20,
 }
 
 

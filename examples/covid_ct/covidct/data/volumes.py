@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from covidct.data.volume_files import Grid, VolumeFile, open_volume
 from covidct.errors import InputError
 
-__all__ = ["CaseFacts", "Grid", "Volume", "VolumeCase", "load_volume", "scan_case", "to_window"]
+__all__ = [
+    *("CaseFacts", "Grid", "Volume", "VolumeCase"),
+    *("check_case", "load_mask", "load_volume", "scan_case", "to_window"),
+]
 
 # HU that become 0 and 255.
 WINDOW = (-1250.0, 250.0)
@@ -96,16 +99,25 @@ def scan_case(case: VolumeCase) -> CaseFacts:
     return CaseFacts(case.name, (z, y, x), volume.spacing, labels, millilitres, volume.hu, volume.notes)
 
 
+def load_mask(path: Path, volume: Volume) -> NDArray[np.bool_]:
+    """The mask in file `path`, whose voxels are those of `volume`; InputError if they are not, or as `load_volume`."""
+    return _read_mask(_beside(path, volume.case, volume.grid))[0]
+
+
+def check_case(case: VolumeCase) -> None:
+    """Open the image of `case` and read its mask, for faults that show without the image's values; as `load_volume`."""
+    file = _open_image(case)
+    if case.mask is not None:
+        _read_lesion(case.mask, case, file.grid)
+
+
 def to_window(hu: NDArray[np.floating] | NDArray[np.integer]) -> NDArray[np.float32]:
     """HU clipped to [-1250, 250] and brought to 0..255, as a new float32 array."""
     return _window(np.array(hu, dtype=np.float32))
 
 
 def _load(case: VolumeCase) -> tuple[Volume, tuple[float, ...]]:
-    file = _open(case.image, case)
-    if case.slice is None and 1 in file.grid.volume_shape:
-        shape = " x ".join(map(str, file.grid.volume_shape))
-        raise InputError(f"{case.image} has one slice only (z y x {shape}); give a volume of at least two")
+    file = _open_image(case)
     image, notes = _read_image(file)
     hu, said = _is_hu(case, float(image.min()), float(image.max()))
     notes += said
@@ -118,6 +130,14 @@ def _load(case: VolumeCase) -> tuple[Volume, tuple[float, ...]]:
         own = _read_mask(_beside(path, case, file.grid))[0]
         lungs = own if lungs is None else np.logical_or(lungs, own, out=lungs)
     return Volume(case, image, hu, file.grid.spacing, mask, lungs, file.grid, tuple(notes)), labels
+
+
+def _open_image(case: VolumeCase) -> VolumeFile:
+    file = _open(case.image, case)
+    if case.slice is None and 1 in file.grid.volume_shape:
+        shape = " x ".join(map(str, file.grid.volume_shape))
+        raise InputError(f"{case.image} has one slice only (z y x {shape}); give a volume of at least two")
+    return file
 
 
 def _open(path: Path, case: VolumeCase) -> VolumeFile:
