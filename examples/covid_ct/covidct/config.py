@@ -151,9 +151,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 # The same for volumes; in preset `paper` the recipe of Table I, planned by nnU-Net.
 VOLUME_PRESETS: dict[str, dict[str, Any]] = {
     "demo": {
-        "steps": 250,
+        "steps": 300,
         "batch_size": 2,
-        "size": (16, 64, 64),
+        "size": (16, 48, 48),
         "resize": False,
         "features_per_stage": (8, 16, 32, 64),
         "strides": ((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 2)),
@@ -164,6 +164,9 @@ VOLUME_PRESETS: dict[str, dict[str, Any]] = {
         "relations_every": 50,
         "checkpoint_every": 50,
         "workers": 1,
+        # Momentum 0.99 looks back over 100 steps: in 300 it finds no lesion.
+        "learning_rate": 0.05,
+        "momentum": 0.9,
     },
     "cpu": {
         "steps": 1200,
