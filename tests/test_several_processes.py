@@ -20,16 +20,18 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from relcons import DualEncoderUNet, GradientRouter, GramRelation, RelationLoss
-from tests.models.networks import BATCH_NORMS, SMP, dna_net, quiet, smp_net
+from relcons import DualEncoderUNet, GradientRouter, GramRelation, RelationLoss, UNetParts
+from tests.models.networks import BATCH_NORMS, SMP, dna_net, nested_case, quiet, smp_net
 
 pytestmark = pytest.mark.slow  # two processes that each import torch
 
 RANKS = 2
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+NETWORKS: dict[str, tuple[Callable[[], nn.Module | UNetParts], int]] = {
     "smp": (lambda: smp_net("Unet", **SMP["Unet"]), 32),
     "dna-2D": (lambda: dna_net(axes=2), 16),
+    "cut": (nested_case(2).build, 8),
 }
+WHOLE = ("smp", "dna-2D")  # every mode; the other, whose encoder runs inside of the decoder's pass, once each way
 
 
 @dataclass(frozen=True)
@@ -168,9 +170,21 @@ def errors(part: dict[str, Tensor]) -> dict[str, str]:
     return found
 
 
+def step(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters after a step with the gradients that are there."""
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    return {name: p.full_tensor().detach() for name, p in model.named_parameters()}
+
+
 def results(rank: int) -> Iterator[tuple[str, Any]]:
     both, alone = MODES["both"], MODES["target alone"]
-    for network in NETWORKS:
+    part, project = rows(batch("cut"), rank), MODES["project"]
+    yield "cut project True", backward(DistributedDataParallel(build("cut", project)), project, part, True)
+    model = build("cut", project)
+    fully_shard(model)
+    yield "cut sharded", backward(model, project, part, True)
+    yield "cut step", step(model)
+    for network in WHOLE:
         part = rows(batch(network), rank)
         for name, mode in MODES.items():
             for sync in (True, False):
@@ -183,8 +197,7 @@ def results(rank: int) -> Iterator[tuple[str, Any]]:
         yield f"{network} sharded, frozen", backward(shard(build(network, alone)), alone, part, True)
         model = shard(build(network, both))
         yield f"{network} sharded", backward(model, both, part, True)
-        torch.optim.SGD(model.parameters(), lr=0.1).step()
-        yield f"{network} step", {name: p.full_tensor().detach() for name, p in model.named_parameters()}
+        yield f"{network} step", step(model)
     yield "errors", errors(part)
 
 
@@ -227,7 +240,7 @@ def difference(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     )
 
 
-every_network = pytest.mark.parametrize("network", list(NETWORKS))
+every_network = pytest.mark.parametrize("network", WHOLE)
 
 
 @every_network
@@ -279,10 +292,18 @@ def test_fully_shard(ranks, network, case, name):
         assert difference(rank[f"{network} {case}"], expected) < 1e-6
 
 
-@every_network
-def test_fully_sharded_step(ranks, network):
-    model = build(network, MODES["both"])
-    backward(model, MODES["both"], batch(network), sync=False)
+def test_cut_network(ranks):
+    """Under DistributedDataParallel, and under `fully_shard` of the whole alone."""
+    expected = joined("cut", MODES["project"])
+    for rank in ranks:
+        assert difference(rank["cut project True"], expected) < 1e-6
+        assert difference(rank["cut sharded"], expected) < 1e-6
+
+
+@pytest.mark.parametrize(("network", "name"), [("smp", "both"), ("dna-2D", "both"), ("cut", "project")])
+def test_fully_sharded_step(ranks, network, name):
+    model = build(network, MODES[name])
+    backward(model, MODES[name], batch(network), sync=False)
     torch.optim.SGD(model.parameters(), lr=0.1).step()
     for rank in ranks:
         assert rank[f"{network} step"].keys() == dict(model.named_parameters()).keys()

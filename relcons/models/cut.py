@@ -1,6 +1,6 @@
 """Cutting a network at a named bottleneck, into copies of its structure that share its tensors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from relcons.models.nested import Borrowed, NestedDecoder, NestedEncoder, Removed, Stop, Swap, shallow_copy
+from relcons.models.nested import Borrowed, Loan, NestedDecoder, NestedEncoder, Removed, Stop, Swap, shallow_copy
 from relcons.models.reach import evaluating, reached_parameters, tensors_of
 
 __all__ = ["Cut", "as_example", "cut_at"]
@@ -51,16 +51,12 @@ def cut_at(net: nn.Module, name: str, example: Tensor) -> Cut:
             f"{type(net).__name__} hides its graph in reentrant checkpoints; switch them off, or use "
             "torch.utils.checkpoint(..., use_reentrant=False)"
         )
-    sides: dict[Side, nn.Module] = {
-        side: _Rebuild(side, modules[name], encoding, passed.before)(net) for side in ("target", "general", "decoder")
-    }
-    swap = next(module for module in sides["decoder"].modules() if isinstance(module, Swap))
-    cut = Cut(
-        NestedEncoder(sides["target"]),
-        NestedEncoder(sides["general"]),
-        NestedDecoder(sides["decoder"], swap),
-        passed.outputs[0].detach(),
-    )
+    target, general = (_Rebuild(side, modules[name], encoding, passed.before) for side in ("target", "general"))
+    encoders = NestedEncoder(target(net)), NestedEncoder(general(net))
+    decoder = _Rebuild("decoder", modules[name], encoding, passed.before, target.made)
+    whole = decoder(net)
+    swap = next(module for module in whole.modules() if isinstance(module, Swap))
+    cut = Cut(*encoders, NestedDecoder(whole, swap, decoder.loans), passed.outputs[0].detach())
     _check_copies(cut, name, net, example, passed)
     return cut
 
@@ -69,17 +65,27 @@ class _Rebuild:
     """Copy of a network's structure for one side of its bottleneck.
 
     Modules that hold parameters of one side only are shared as they are, borrowed or removed; those that hold both,
-    and all containers, are rebuilt around their children.
+    and all containers, are rebuilt around their children. Of what these hold themselves, the decoder's copy borrows
+    the encoder's parameters and all buffers from the target's copy.
     """
 
-    def __init__(self, side: Side, bottleneck: nn.Module, encoding: set[Tensor], before: set[nn.Module]) -> None:
+    def __init__(
+        self,
+        side: Side,
+        bottleneck: nn.Module,
+        encoding: set[Tensor],
+        before: set[nn.Module],
+        lenders: Mapping[nn.Module, nn.Module] | None = None,
+    ) -> None:
         self.side, self.bottleneck, self.encoding, self.before = side, bottleneck, encoding, before
-        self._made: dict[nn.Module, nn.Module] = {}
+        self.lenders = lenders or {}
+        self.made: dict[nn.Module, nn.Module] = {}
+        self.loans: list[Loan] = []
 
     def __call__(self, module: nn.Module) -> nn.Module:
-        if module not in self._made:
-            self._made[module] = self._make(module)
-        return self._made[module]
+        if module not in self.made:
+            self.made[module] = self._make(module)
+        return self.made[module]
 
     def _make(self, module: nn.Module) -> nn.Module:
         if module is self.bottleneck:
@@ -105,7 +111,13 @@ class _Rebuild:
         for name, parameter in module._parameters.items():
             if parameter is not None and not self._owns(parameter):
                 del twin._parameters[name]
-                twin.__dict__[name] = parameter  # not registered: nn.Module's own setattr would
+                if self.side == "decoder":
+                    self.loans.append(Loan(twin, self.lenders[module], name))
+                else:  # the bottleneck does not depend on it, so that any value will do
+                    vars(twin)[name] = parameter
+        if self.side == "decoder":
+            self.loans += [Loan(twin, self.lenders[module], name) for name in twin._buffers]
+            twin._buffers.clear()
         return twin
 
     def _owns(self, parameter: nn.Parameter) -> bool:

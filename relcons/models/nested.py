@@ -1,12 +1,12 @@
 """Encoder and decoder of a network that nests them: its own forward pass, stopped or swapped at the bottleneck."""
 
 import copy
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-__all__ = ["Borrowed", "NestedDecoder", "NestedEncoder", "Removed", "Stop", "Swap", "shallow_copy"]
+__all__ = ["Borrowed", "Loan", "NestedDecoder", "NestedEncoder", "Removed", "Stop", "Swap", "shallow_copy"]
 
 Fuse = Callable[[Tensor], Tensor]
 
@@ -34,25 +34,48 @@ class NestedEncoder(nn.Module):
         )
 
 
+class Loan(NamedTuple):
+    """A tensor that a copy of a module reads from another copy, which alone registers it."""
+
+    borrower: nn.Module
+    owner: nn.Module
+    name: str
+
+    def take(self) -> None:
+        """Read the owner's tensor: loading, sharding and moves may have put another in its place."""
+        vars(self.borrower)[self.name] = getattr(self.owner, self.name)  # not registered: setattr would
+
+    def give_back(self) -> None:
+        """Leave with the owner what the pass has put in place of a buffer."""
+        if self.name in self.owner._buffers:
+            setattr(self.owner, self.name, getattr(self.borrower, self.name))
+
+
 class NestedDecoder(nn.Module):
     """A whole network that holds the parameters behind its bottleneck and borrows those in front of it.
 
     Args:
         net: copy of the network's structure whose bottleneck is a `Swap`.
         swap: that module.
+        loans: tensors that it borrows by themselves, of modules with children on both sides.
     """
 
-    def __init__(self, net: nn.Module, swap: "Swap") -> None:
+    def __init__(self, net: nn.Module, swap: "Swap", loans: Sequence[Loan] = ()) -> None:
         super().__init__()
         self.net = net
         self._swap = (swap,)  # registered in net already
+        self._loans = tuple(loans)
 
     def forward(self, x: Tensor, fuse: Fuse | None = None) -> tuple[Any, Tensor]:
         """What the network returns with ``fuse(bottleneck)`` in place of its bottleneck, and the bottleneck itself."""
         swap = self._swap[0]
         swap.fuse = fuse if fuse is not None else _unchanged
+        for loan in self._loans:
+            loan.take()
         try:
             output = self.net(x)
+            for loan in self._loans:
+                loan.give_back()
             return output, swap.bottleneck
         finally:
             # What the pass recorded must not outlive it: it holds the graph, and cannot be copied or pickled.

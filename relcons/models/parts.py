@@ -139,8 +139,8 @@ class UNetParts:
         Modules behind the bottleneck are not in that copy, and its parameters that the bottleneck does
         not depend on are not trainable. ``fusion="concat"`` is not possible; in a ``net`` changed later
         (a module replaced, say) the model keeps the old one. Of what a module with children on both sides
-        holds itself, parameters belong to one side and buffers to both: such a network, if it updates
-        those buffers or is loaded with ``assign=True``, is better given as encoder and decoder.
+        holds itself, parameters belong to one side and buffers to the target encoder; numbers and other
+        plain attributes that a pass changes are each side's own.
 
         Args:
             net: any network; it is neither copied nor changed.

@@ -232,8 +232,8 @@ class NestedUNet(nn.Module):
         self.norms = nn.ModuleDict({"down": norm(6), "up": norm(4)})
         self.skip = nn.Sequential(conv(4, 4, 1), nn.LeakyReLU())
         self.bottom = nn.Sequential(conv(6, 6, 3, padding=1), nn.LeakyReLU())
-        self.scale = nn.Parameter(torch.ones(()))
-        self.shift = nn.Parameter(torch.zeros(()))
+        self.scale = nn.Parameter(torch.ones(1))
+        self.shift = nn.Parameter(torch.zeros(1))
         self.last = conv(8, 2, 1)
 
     def reset_parameters(self) -> None:

@@ -122,6 +122,21 @@ class Noisy(NestedUNet):
         return super().forward(self.noise(x) if self.training else x)
 
 
+class Running(NestedUNet):
+    """Keeps statistics in buffers of the module around both sides: one updated in place, one assigned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(1))
+        self.register_buffer("mean", torch.zeros(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.seen += 1
+            self.mean = 0.5 * (self.mean + x.detach().mean())
+        return super().forward(x - self.mean) / (1 + self.seen)
+
+
 class Flat(nn.Module):
     """No module of it returns a map."""
 
@@ -293,6 +308,37 @@ def test_a_module_of_training_alone_stays() -> None:
     model = DualEncoderUNet(at(Noisy())).train()
     model(torch.rand(SMALL), source=torch.rand(SMALL), unlabelled=torch.rand(SMALL)).logits.sum().backward()
     assert isinstance(model.general_encoder.net.noise, nn.Dropout)
+
+
+def test_tensors_of_a_module_with_both_sides_are_read_where_they_are_registered() -> None:
+    """Loading with `assign=True`, as sharding and quantisation do, puts other parameters in their place."""
+    model, other = (DualEncoderUNet(at(NestedUNet()), general="reset").eval() for _ in range(2))
+    x = torch.rand(SMALL)
+    model(x)
+    perturb(other)
+    model.load_state_dict(other.state_dict(), assign=True)
+    for each in (model, copy.deepcopy(model)):
+        assert torch.equal(each(x), other(x))
+    model(x).sum().backward()
+    assert model.target_encoder.net.scale.grad.abs() > 0
+
+
+def test_buffers_of_a_module_with_both_sides_are_one() -> None:
+    model, net = DualEncoderUNet(at(Running()), general="reset").double(), Running().double()
+    for _ in range(3):
+        x = torch.rand(SMALL).double()
+        model(x)
+        net(x)
+    names = [name for name, _ in model.named_buffers() if name.endswith((".seen", "net.mean"))]
+    assert names == [
+        f"{part}.net.{name}" for part in ("target_encoder", "general_encoders.0") for name in ("seen", "mean")
+    ]
+    assert model.target_encoder.net.seen == net.seen == 3
+    assert torch.equal(model.target_encoder.net.mean, net.mean)
+    model.eval()
+    before = model(x)
+    model.target_encoder.net.seen.fill_(0)
+    torch.testing.assert_close(model(x), 4 * before)
 
 
 def test_average_of_weights() -> None:
