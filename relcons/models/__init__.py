@@ -1,11 +1,7 @@
 """Segmentation models with several encoders and one decoder."""
 
-from relcons.models.multi_encoder import (
-    DualEncoderOutput,
-    DualEncoderUNet,
-    MultiEncoderOutput,
-    MultiEncoderUNet,
-)
+from relcons.models.dual_encoder import DualEncoderOutput, DualEncoderUNet
+from relcons.models.multi_encoder import MultiEncoderOutput, MultiEncoderUNet
 from relcons.models.parts import UNetParts
 
 __all__ = ["DualEncoderOutput", "DualEncoderUNet", "MultiEncoderOutput", "MultiEncoderUNet", "UNetParts"]

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from relcons.checks import check_choice
 from relcons.models.fusion import Concatenation, Fusion, Projection
 from relcons.models.parts import UNetParts, read_channels
 
-__all__ = ["FusionKind", "General", "build_fusion", "build_generals", "check_levels"]
+__all__ = ["FusionKind", "General", "build_fusion", "build_generals", "check_levels", "check_size"]
 
 FusionKind = Literal["project", "concat"]
 General = Literal["copy", "reset"]
@@ -30,6 +30,21 @@ def check_levels(levels: Sequence[int], widths: Sequence[int], name: str = "leve
     if not found:
         raise ValueError(f"{name} must name at least one of the encoder's maps; (-1,) is the bottleneck")
     return tuple(found)
+
+
+def check_size(name: str, x: Tensor, divisors: Sequence[int] | None) -> None:
+    """ValueError for images whose spatial sizes the network would not take."""
+    if divisors is None:
+        return
+    sizes, axes = x.shape[2:], len(divisors)
+    if x.ndim != axes + 2:
+        raise ValueError(f"{name} must be (B, C, *spatial) with {axes} spatial axes, got {tuple(x.shape)}")
+    if any(size % divisor for size, divisor in zip(sizes, divisors, strict=True)):
+        padded = tuple(-(-size // d) * d for size, d in zip(sizes, divisors, strict=True))
+        raise ValueError(
+            f"{name} must have spatial sizes that are multiples of {tuple(divisors)}, got {tuple(sizes)}; "
+            f"pad or crop it, for example to {padded}"
+        )
 
 
 def build_fusion(parts: UNetParts, kind: FusionKind, levels: Sequence[int], generals: int) -> tuple[Fusion, nn.Module]:

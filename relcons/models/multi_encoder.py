@@ -1,35 +1,26 @@
 """Segmentation models with several encoders and one decoder."""
 
-import os
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from relcons.checks import check_choice
 from relcons.integrations import split_unet
-from relcons.models.build import FusionKind, General, build_fusion, build_generals, check_levels
+from relcons.models.batching import encode, may_share_a_pass
+from relcons.models.build import FusionKind, General, build_fusion, build_generals, check_levels, check_size
 from relcons.models.nested import NestedDecoder
 from relcons.models.parts import UNetParts
+from relcons.models.pretrained import Pretrained
 from relcons.models.reach import probe, reached_parameters, tensors_of
 
-__all__ = ["DualEncoderOutput", "DualEncoderUNet", "MultiEncoderOutput", "MultiEncoderUNet"]
+__all__ = ["MultiEncoderOutput", "MultiEncoderUNet"]
 
 Levels = tuple[Tensor, ...]
 Route = Literal["paper", "joint"]
 Outputs = Literal["auto", "native"]
-
-
-class DualEncoderOutput(NamedTuple):
-    """What [`DualEncoderUNet`][relcons.DualEncoderUNet] returns in training; maps are tuples, one per level."""
-
-    logits: Any
-    target: Levels
-    general: Levels
-    source: Levels | None
 
 
 class MultiEncoderOutput(NamedTuple):
@@ -41,7 +32,7 @@ class MultiEncoderOutput(NamedTuple):
     source: tuple[Levels | None, ...] | None
 
 
-class MultiEncoderUNet(nn.Module):
+class MultiEncoderUNet(Pretrained):
     """Several general encoders, one target encoder and one decoder, made of a network you have.
 
     The target encoder is the network's own; each general encoder adds its bottleneck to the
@@ -117,8 +108,8 @@ class MultiEncoderUNet(nn.Module):
         self._frozen: tuple[str, ...] | None = None
         self._network = parts.describe()
         self._follow(parts)
-        self._drop_dead_ends(parts)
         self._decide_batching()
+        self._drop_dead_ends(parts)
 
     def forward(
         self,
@@ -156,7 +147,7 @@ class MultiEncoderUNet(nn.Module):
         labelled = [x] if unlabelled is None else [x, unlabelled]
         for name, batch in (("x", x), ("unlabelled", unlabelled), *(("source", batch) for batch in sources)):
             if batch is not None:
-                self._check_input(name, batch)
+                check_size(name, batch, self._divisors)
         general = [
             self._encode(encoder, labelled if batch is None else [*labelled, batch])
             for encoder, batch in zip(self.general_encoders, sources, strict=True)
@@ -225,94 +216,6 @@ class MultiEncoderUNet(nn.Module):
             "target": [self.target_encoder],
         }
 
-    def save_pretrained(self, folder: str | os.PathLike[str], *, license: str | None = None) -> None:
-        """Write ``config.json``, ``model.safetensors`` and a model card, each whole or not at all.
-
-        Networks of segmentation_models_pytorch and dynamic-network-architectures are written as names and
-        arguments, so that ``from_pretrained`` builds them; any
-        other, MONAI's included, and one that was changed after it was built must be given there as ``net``.
-
-        Args:
-            folder: made where it is missing; a ``README.md`` in it stays as it is.
-            license: what the hub calls the licence of your weights, such as ``"apache-2.0"``; for the card.
-
-        Raises:
-            ValueError: ``folder`` is a file.
-        """
-        from relcons.models import shipping
-
-        shipping.save(self, folder, _kinds(), license)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path: str | os.PathLike[str],
-        net: nn.Module | UNetParts | None = None,
-        *,
-        general: General | nn.Module | Sequence[General | nn.Module] = "copy",
-    ) -> Self:
-        """Model of a folder or of the hub: equal outputs, the same parameters trainable, in evaluation mode.
-
-        Nothing in the files is run: networks are built from fixed tables of names, weights are read
-        by safetensors. Call ``.train()`` to go on training.
-
-        Args:
-            path: folder that ``save_pretrained`` wrote, or a
-                name on the hub such as ``"user/model"`` (``HF_HUB_OFFLINE=1`` keeps to its cache).
-            net: the network, built as it was, where the file names none; the model takes its modules
-                and overwrites their weights.
-            general: general encoders, where they were your own and of another architecture than net's.
-
-        Raises:
-            ValueError: there is no such folder, or a file in it is missing, truncated, foreign or does
-                not fit the network.
-            ImportError: the network's library is not installed.
-
-        Examples:
-            >>> import tempfile
-            >>> import segmentation_models_pytorch as smp
-            >>> net = smp.Unet("resnet18", encoder_weights=None, in_channels=1)
-            >>> model, x = DualEncoderUNet(net).eval(), torch.rand(1, 1, 64, 64)
-            >>> with tempfile.TemporaryDirectory() as folder:
-            ...     model.save_pretrained(folder)
-            ...     loaded = DualEncoderUNet.from_pretrained(folder)
-            >>> torch.equal(loaded(x), model(x))
-            True
-        """
-        from relcons.models import shipping
-
-        model: Self = shipping.load(path, net, general, cls, _kinds())
-        return model
-
-    def push_to_hub(
-        self,
-        name: str,
-        *,
-        license: str | None = None,
-        private: bool | None = None,
-        token: str | None = None,
-        message: str = "Model saved by relcons",
-    ) -> str:
-        """Upload what ``save_pretrained`` writes.
-
-        Args:
-            name: name on the hub, such as ``"user/model"``; made where it is missing. A card that is
-                there stays.
-            license: as for ``save_pretrained``.
-            private: whether a repository made here is private; None: as your account says.
-            token: None takes the one that ``hf auth login`` stored.
-            message: of the commit.
-
-        Returns:
-            Address of the commit.
-
-        Raises:
-            ValueError: ``name`` is no name on the hub.
-        """
-        from relcons.models import shipping
-
-        return shipping.push(self, name, _kinds(), licence=license, private=private, token=token, message=message)
-
     def extra_repr(self) -> str:
         """Arguments, for ``repr``."""
         return f"levels={self.levels}, fuse_levels={self.fusion.levels}, route={self.route!r}, outputs={self.outputs!r}"
@@ -322,18 +225,8 @@ class MultiEncoderUNet(nn.Module):
         return [self.fusion, self.decoder, self.head, *heads]
 
     def _encode(self, encoder: nn.Module, batches: list[Tensor]) -> list[Sequence[Tensor]]:
-        """Maps of each batch, in one pass where that changes nothing and pays."""
-        if (
-            len(batches) > 1
-            and self._together
-            # Lightning, for one, puts modes back without a call of train().
-            and self._decided_in == self.training
-            and _one_pass_pays(batches[0])
-            and all(batch.shape[1:] == batches[0].shape[1:] for batch in batches)
-        ):
-            sizes = [batch.shape[0] for batch in batches]
-            return list(zip(*(maps.split(sizes) for maps in encoder(torch.cat(batches))), strict=True))
-        return [encoder(batch) for batch in batches]
+        # Lightning, for one, puts modes back without a call of train().
+        return encode(encoder, batches, may_share=self._together and self._decided_in == self.training)
 
     def _select(self, batches: Sequence[Sequence[Tensor]]) -> Levels:
         """Maps of the chosen levels, the rows of all batches under each other."""
@@ -370,23 +263,9 @@ class MultiEncoderUNet(nn.Module):
         fused: list[Tensor] = self.fusion([bottleneck], generals)
         return fused[0]
 
-    def _check_input(self, name: str, x: Tensor) -> None:
-        if self._divisors is None:
-            return
-        sizes, axes = x.shape[2:], len(self._divisors)
-        if x.ndim != axes + 2:
-            raise ValueError(f"{name} must be (B, C, *spatial) with {axes} spatial axes, got {tuple(x.shape)}")
-        if any(size % divisor for size, divisor in zip(sizes, self._divisors, strict=True)):
-            padded = tuple(-(-size // d) * d for size, d in zip(sizes, self._divisors, strict=True))
-            raise ValueError(
-                f"{name} must have spatial sizes that are multiples of {self._divisors}, got {tuple(sizes)}; "
-                f"pad or crop it, for example to {padded}"
-            )
-
     def _decide_batching(self) -> None:
         """Batches may share a pass through an encoder only if no layer mixes their statistics."""
-        encoders = [self.target_encoder, *self.general_encoders]
-        self._together = not any(_uses_batch(layer) for encoder in encoders for layer in encoder.modules())
+        self._together = may_share_a_pass([self.target_encoder, *self.general_encoders])
         self._decided_in = self.training
 
     def _follow(self, parts: UNetParts) -> None:
@@ -425,98 +304,3 @@ class MultiEncoderUNet(nn.Module):
         for parameter in self.parameters():
             if reached is not None and parameter not in reached:
                 parameter.requires_grad_(False)
-
-
-class DualEncoderUNet(MultiEncoderUNet):
-    """One general encoder, one target encoder and one decoder: the paper's model, of a network you have.
-
-    The case ``generals=1`` of [`MultiEncoderUNet`][relcons.MultiEncoderUNet], which lists the
-    arguments; ``source`` is a tensor and the output's maps are tuples, one per level. The paper's own
-    is ``DualEncoderUNet(net, general="reset", fusion="concat")``.
-
-    Source: Zhang et al. 2021, Section III-A and Fig. 2.
-
-    Examples:
-        >>> import segmentation_models_pytorch as smp
-        >>> model = DualEncoderUNet(smp.Unet("resnet18", encoder_weights=None, in_channels=1))
-        >>> output = model(torch.rand(2, 1, 64, 64), source=torch.rand(2, 1, 64, 64))
-        >>> loss = output.logits.mean() + RelationLoss(weight=0.1)(output)
-        >>> loss.backward()
-    """
-
-    def __init__(
-        self,
-        net: nn.Module | UNetParts,
-        *,
-        general: General | nn.Module = "copy",
-        fusion: FusionKind = "project",
-        levels: Sequence[int] = (-1,),
-        fuse_levels: Sequence[int] = (-1,),
-        route: Route = "paper",
-        outputs: Outputs = "auto",
-    ) -> None:
-        super().__init__(
-            net,
-            generals=1,
-            general=general,
-            fusion=fusion,
-            levels=levels,
-            fuse_levels=fuse_levels,
-            route=route,
-            outputs=outputs,
-        )
-
-    @property
-    def general_encoder(self) -> nn.Module:
-        """The general encoder."""
-        return self.general_encoders[0]
-
-    def forward(  # type: ignore[override]
-        self,
-        x: Tensor,
-        source: Tensor | None = None,
-        unlabelled: Tensor | None = None,
-        features: bool = False,
-    ) -> Any:
-        """Logits of ``x``, with the maps that the relation losses need where they are asked for.
-
-        Args:
-            x: target images X^c, ``(B, C, *spatial)``.
-            source: source images X^n of any batch size.
-            unlabelled: more target images, for the relations only: ``target`` and ``general`` then
-                hold ``x``'s rows followed by theirs.
-            features: return the maps also without ``source`` and ``unlabelled``.
-
-        Returns:
-            Logits, or [`DualEncoderOutput`][relcons.DualEncoderOutput] when ``source``,
-            ``unlabelled`` or ``features`` is given.
-
-        Raises:
-            ValueError: an input's sizes do not fit the network.
-        """
-        output = super().forward(x, None if source is None else (source,), unlabelled, features)
-        if not isinstance(output, MultiEncoderOutput):
-            return output
-        return DualEncoderOutput(
-            output.logits,
-            output.target,
-            output.general[0],
-            None if output.source is None else output.source[0],
-        )
-
-
-def _kinds() -> tuple[type[MultiEncoderUNet], ...]:
-    """Classes that a configuration may name, the most special first."""
-    return DualEncoderUNet, MultiEncoderUNet
-
-
-def _one_pass_pays(x: Tensor) -> bool:
-    """On a CPU a joined batch saves no launch and leaves the cache sooner: measured 2 to 6 % slower."""
-    return x.device.type != "cpu"
-
-
-def _uses_batch(layer: nn.Module) -> bool:
-    """Whether ``layer`` computes or keeps statistics over the batch in its present mode."""
-    if isinstance(layer, _BatchNorm):
-        return layer.training or layer.running_mean is None
-    return isinstance(layer, _NormBase) and layer.training and layer.track_running_stats

@@ -185,7 +185,7 @@ def one_pass_gives_what_separate_passes_give(case: Case) -> None:
     model.general_encoder.register_forward_hook(lambda *_: calls.append(1))
     outputs = []
     for together in (True, False):
-        with patch("relcons.models.multi_encoder._one_pass_pays", return_value=together):
+        with patch("relcons.models.batching._one_pass_pays", return_value=together):
             outputs.append(flat(model(**batches)))
     assert len(calls) == 1 + 3
     for one, other in zip(*outputs, strict=True):

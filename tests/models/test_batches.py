@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from relcons import DualEncoderUNet, RelationLoss, UNetParts
-from relcons.models import multi_encoder
+from relcons.models import batching
 from tests.models.checking import assert_same, different
 from tests.models.networks import BATCH_NORMS, INSTANCE_NORMS, TinyDecoder, TinyEncoder, tiny_parts
 
@@ -17,7 +17,7 @@ SMALL = (2, 1, 8, 8)
 @pytest.fixture
 def joined(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches share a pass wherever they may, as on a GPU; on a CPU it does not pay."""
-    monkeypatch.setattr(multi_encoder, "_one_pass_pays", lambda x: True)
+    monkeypatch.setattr(batching, "_one_pass_pays", lambda x: True)
 
 
 @pytest.mark.usefixtures("joined")

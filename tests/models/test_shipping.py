@@ -139,15 +139,20 @@ def test_every_option_comes_back(tmp_path: Path) -> None:
     assert isinstance(loaded(torch.rand(1, 1, 16, 16)), list)
 
 
-def test_the_class_of_the_file_comes_back(folder: Path, tmp_path: Path) -> None:
+def test_a_class_loads_as_itself(folder: Path, tmp_path: Path) -> None:
     class Own(DualEncoderUNet):
         pass
 
-    assert type(MultiEncoderUNet.from_pretrained(folder)) is DualEncoderUNet
+    several, x = MultiEncoderUNet.from_pretrained(folder), torch.rand(2, 1, 16, 16)
+    assert type(several) is MultiEncoderUNet
+    dual = DualEncoderUNet.from_pretrained(folder)
+    assert_same(several(x, source=(x,)).source[0], dual(x, source=x).source)
     assert type(Own.from_pretrained(folder)) is Own
-    MultiEncoderUNet(tiny_net(), generals=2).save_pretrained(tmp_path / "multi")
+    several.save_pretrained(tmp_path / "one")
+    assert type(DualEncoderUNet.from_pretrained(tmp_path / "one")) is DualEncoderUNet
+    MultiEncoderUNet(tiny_net(), generals=2).save_pretrained(tmp_path / "two")
     with pytest.raises(ValueError, match=r"is of a MultiEncoderUNet; load it by MultiEncoderUNet\.from_pretrained"):
-        DualEncoderUNet.from_pretrained(tmp_path / "multi")
+        DualEncoderUNet.from_pretrained(tmp_path / "two")
 
 
 def test_freezing_comes_back_and_can_be_undone(tmp_path: Path) -> None:

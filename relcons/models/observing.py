@@ -1,0 +1,116 @@
+"""What one pass of a network shows of its modules."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from relcons.models.reach import evaluating, tensors_of
+
+__all__ = ["Pass", "as_example", "candidates", "problem_of", "run_once"]
+
+_MOST_CANDIDATES = 12
+
+
+@dataclass
+class Pass:
+    """What a pass showed: the outputs of the bottleneck, what ran before it, and whether the result depends on it."""
+
+    outputs: list[Any] = field(default_factory=list)
+    before: set[nn.Module] = field(default_factory=set)
+    matters: bool = False
+    result: Any = None
+    maps: dict[nn.Module, list[Any]] = field(default_factory=dict)
+
+
+def run_once(net: nn.Module, example: Tensor, bottleneck: nn.Module | None) -> Pass:
+    """Run ``net`` on ``example`` and watch its modules."""
+    passed = Pass()
+
+    def called(module: nn.Module, _: Any) -> None:
+        if not passed.outputs:
+            passed.before.add(module)
+
+    def returned(module: nn.Module, _: Any, output: Any) -> None:
+        passed.maps.setdefault(module, []).append(output)
+        if module is bottleneck:
+            passed.outputs.append(output)
+
+    hooks = [
+        hook
+        for module in net.modules()
+        for hook in (module.register_forward_pre_hook(called), module.register_forward_hook(returned))
+    ]
+    try:
+        with evaluating([net]), _trainable(net), torch.random.fork_rng(devices=[]), torch.enable_grad():
+            passed.result = net(example.clone().requires_grad_(example.is_floating_point()))
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        raise ValueError(
+            f"example: {type(net).__name__} does not take a batch of shape {tuple(example.shape)} "
+            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); pass one that it takes"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if len(passed.outputs) == 1 and isinstance(passed.outputs[0], Tensor) and passed.outputs[0].requires_grad:
+        tensors = [tensor for tensor in tensors_of(passed.result) if tensor.requires_grad]
+        grads = torch.autograd.grad([t.sum() for t in tensors], passed.outputs, retain_graph=True, allow_unused=True)
+        passed.matters = grads[0] is not None
+    return passed
+
+
+def problem_of(passed: Pass, bottleneck: nn.Module) -> str | None:
+    """Why a module cannot be the bottleneck, or None."""
+    if len(passed.outputs) != 1:
+        return f"ran {len(passed.outputs)} times for the example, and must run once"
+    output = passed.outputs[0]
+    if not isinstance(output, Tensor) or not 3 <= output.ndim <= 5:
+        what = f"of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        return f"must return a map (B, C, *spatial), and returns {what}"
+    if not passed.matters:
+        return "does not decide what the network returns"
+    return None
+
+
+def candidates(net: nn.Module, example: Tensor) -> list[str]:
+    """Names of modules that could be the bottleneck: run once, with a map of the coarsest resolution."""
+    passed = run_once(net, example, None)
+    maps = {
+        module: outputs[0]
+        for module, outputs in passed.maps.items()
+        if len(outputs) == 1 and isinstance(outputs[0], Tensor) and outputs[0].ndim == example.ndim
+    }
+    sizes = {module: output.shape[2:].numel() for module, output in maps.items()}
+    coarsest = min(sizes.values(), default=0)
+    names = [name for name, module in net.named_modules() if name and sizes.get(module) == coarsest]
+    return names[:_MOST_CANDIDATES]
+
+
+def as_example(net: nn.Module, example: Tensor | Sequence[int]) -> Tensor:
+    """A batch as ``example`` gives it, or zeros of that shape, where and as the network computes."""
+    if not isinstance(example, Tensor):
+        sizes = tuple(example) if isinstance(example, Sequence) and not isinstance(example, str) else ()
+        if len(sizes) < 3 or not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise ValueError(
+                f"example must be a batch (B, C, *spatial) that {type(net).__name__} takes, or its shape, "
+                f"got {example!r}"
+            )
+        example = torch.zeros(sizes)
+    parameter = next(net.parameters(), None)
+    return example if parameter is None else example.to(parameter.device, parameter.dtype)
+
+
+@contextmanager
+def _trainable(net: nn.Module) -> Iterator[None]:
+    """Every parameter recorded in the graph, frozen ones too."""
+    frozen = [parameter for parameter in net.parameters() if not parameter.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(parameter.is_floating_point())
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
