@@ -141,7 +141,8 @@ class UNetParts:
         not depend on are not trainable. ``fusion="concat"`` is not possible; in a ``net`` changed later
         (a module replaced, say) the model keeps the old one. Of what a module with children on both sides
         holds itself, parameters belong to one side and buffers to the target encoder; numbers and other
-        plain attributes that a pass changes are each side's own.
+        plain attributes that a pass changes are each side's own. A model runs one pass at a time: threads
+        need a copy each.
 
         Args:
             net: any network; it is neither copied nor changed.
