@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.models.networks import Case, monai_case
-from tests.models.test_export import MONAI, assert_onnx, model_of
+from tests.models.test_export import MONAI, assert_onnx, model_of, side_effects
 
 SIDES = {"FlexibleUNet": 32, "SwinUNETR": 32}
 NETWORKS = ("SegResNet", "FlexibleUNet", "BasicUNet", "DynUNet", "SwinUNETR", "UNet", "AttentionUnet", "VNet")
@@ -18,6 +18,7 @@ REST = [
 ]
 
 
+@side_effects
 @pytest.mark.parametrize("case", REST, ids=str)
 def test_onnx(case: Case, tmp_path: Path) -> None:
     assert_onnx(model_of(case), case, tmp_path)
