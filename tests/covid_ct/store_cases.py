@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
+from covidct.config import VOLUME_PRESETS, Config
 from covidct.data.preprocess import Plan, Spacing, preprocess
 from covidct.data.splits import covid_ct_20_names
 from covidct.data.store import CaseStore, StoreSettings, begin_store, intensity_of, write_case
@@ -70,3 +71,20 @@ def write_target(root: Path) -> Path:
         lesions = volume.image[volume.mask]
         write_case(root / "target", case.name, made, patient=case.patient, inputs={}, facts={}, lesion_values=lesions)
     return root
+
+
+def begin_run(root: Path, name: str, **changes) -> Config:
+    """The folder `root`/name as a process leaves it that was killed before its first step: a tiny run on volumes.
+
+    Its target is that of `write_target`; its source the store `root`/lesions, made if absent.
+    """
+    if not (root / "lesions").exists():
+        store(root / "lesions", 2, "lesions")
+    values = VOLUME_PRESETS["demo"] | {"size": (4, 16, 16), "features_per_stage": (4, 8), "steps": 4, "workers": 0}
+    values |= {"strides": (), "kernel_sizes": (), "checkpoint_every": 2, "relations_every": 2, "log_every": 1}
+    values |= {"dataset": "covid-ct-20", "method": "ours", "preset": "demo", "fold": 2, "seed": 0}
+    values |= {"data": str(root / "data"), "store": str(root / "target"), "source": (str(root / "lesions"),)}
+    config = Config(**values | changes)
+    (root / name).mkdir()
+    (root / name / "config.json").write_text(config.to_json())
+    return config

@@ -341,12 +341,20 @@ def test_killed_and_run_again_gives_the_same_files(call, run, chest, save_volume
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "killed" / "case3.json").exists()
+    left = {path.name: path.read_bytes() for path in (tmp_path / "killed").glob("[!.]*")}
     text = call(*arguments, tmp_path / "killed")
     assert text.count("(was there already)") >= 1
     assert "(was there already)" not in call(*arguments, tmp_path / "whole")
     assert names(tmp_path / "killed") == names(tmp_path / "whole")
     for name in names(tmp_path / "whole"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    # Whatever was there after the kill was whole; a record that was begun has no result.
+    assert {"case0.nii.gz", "case0.png", "case0.json"} <= set(left)
+    for name, written in left.items():
+        if name.endswith(".json") and json.loads(written)["result"] is None:
+            assert name != "case0.json"
+        else:
+            assert written == (tmp_path / "whole" / name).read_bytes(), name
 
 
 def refused(call, message, *arguments):

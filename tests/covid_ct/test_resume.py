@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from covidct.checkpoint import load_checkpoint
 from covidct.config import PRESETS, Config
+from covidct.data.splits import volume_fold
+
+from tests.covid_ct.store_cases import begin_run, write_target
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "covid_ct"
 STEPS = 12
@@ -65,8 +68,6 @@ def config(tmp_path: Path, write_covid: Callable[..., Path], chest: Callable, sa
 def new_run(tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
     """A function that makes a run folder as a process leaves it that was killed before its first step."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("MPLBACKEND", "Agg")
 
     def make(name: str) -> Path:
         run = tmp_path / name
@@ -83,6 +84,8 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Fork
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["covidct.engine", "covidct.results", "covidct.arguments"])
     script = tmp_path / "launch.py"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("MPLBACKEND", "Agg")
     script.write_text(LAUNCH)
 
     def begin(run: Path, name: str = "", count: int = 0) -> ForkServerProcess:
@@ -153,6 +156,30 @@ def test_a_killed_run_ends_like_one_never_killed(new_run: Callable[[str], Path],
     assert state is not None
     assert state["step"] == 3
     assert weights(run, start(run)) == weights(whole, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_killed_run_on_volumes_ends_like_one_never_killed(tmp_path: Path, start: Callable) -> None:
+    write_target(tmp_path)
+    for name in ("whole", "killed"):
+        begin_run(tmp_path, name, steps=STEPS, checkpoint_every=3, workers=1)
+    whole, run = tmp_path / "whole", tmp_path / "killed"
+    undisturbed = start(whole)
+    kill_at(run, start(run), 5)
+    state = load_checkpoint(run)
+    assert state is not None
+    assert 3 <= state["step"] < STEPS
+    # And among the test volumes: what was scored before is not scored again.
+    tested = volume_fold("covid-ct-20", 2)[1]
+    dies(start(run, f"{tested[3]}.json", 1))
+    scored = [run / "evaluation" / f"{name}.nii.gz" for name in tested[:3]]
+    before = [path.stat().st_mtime_ns for path in scored]
+    finish(run, start(run))
+    assert [path.stat().st_mtime_ns for path in scored] == before
+    check_whole(run, finish(whole, undisturbed))
+    for name in tested:
+        path = Path("evaluation", f"{name}.nii.gz")
+        assert (run / path).read_bytes() == (whole / path).read_bytes()
 
 
 @pytest.mark.slow

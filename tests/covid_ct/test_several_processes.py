@@ -3,8 +3,10 @@
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,14 +17,18 @@ import covidct.engine
 import pytest
 import torch
 from covidct.config import Config, read_config
+from covidct.data.splits import volume_fold
 from covidct.datasets import read_run_data
 from covidct.engine import Trainer
+from covidct.run_folder import is_finished
 from covidct.segmentation_loss import segmentation_loss
 from covidct.systems import build_model
 from lightning_fabric import Fabric
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from tests.covid_ct.store_cases import begin_run, write_target
 
 pytestmark = pytest.mark.slow
 
@@ -134,3 +140,32 @@ def test_two_processes(start: Callable[[str], Path], tmp_path: Path, monkeypatch
         meant = torch.cat([(model.get_parameter(name) - first[name]).flatten() for name in names])
         # Three steps in float32; a gradient of another batch is off by a tenth and more.
         assert (moved - meant).norm() < 5e-3 * meant.norm(), (part, (moved - meant).norm() / meant.norm())
+
+
+def test_two_processes_on_volumes(tmp_path: Path) -> None:
+    """They train, and the first of them evaluates: what it finds is what one process finds of the same weights."""
+    config = begin_run(write_target(tmp_path), "run")
+    command = [scripts() / "torchrun", "--standalone", "--nproc-per-node", "2", ROOT / "examples/covid_ct/train.py"]
+    done = subprocess.run(
+        [*command, "--resume", "--output", tmp_path / "run"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(tmp_path),
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 processes" in done.stdout
+    assert done.stdout.count("16 test volumes") == 1
+    assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4]
+    assert is_finished(tmp_path / "run", config)
+    first = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert [item["name"] for item in first["volumes"]] == list(volume_fold("covid-ct-20", 2)[1])
+    shutil.rmtree(tmp_path / "run" / "evaluation")
+    subprocess.run(
+        [sys.executable, ROOT / "examples/covid_ct/evaluate.py", tmp_path / "run"],
+        check=True,
+        env=environment(tmp_path),
+        capture_output=True,
+    )
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == first

@@ -139,6 +139,8 @@ def _score(
         if volume.mask is None:
             raise InputError(f"{case.image} has no mask; only labelled volumes can be evaluated")
         scores = score_volume(volume.mask, predicted, volume.spacing)
+        for part in (path, mask):
+            remove_parts(part)
         begin(path, came_from)
         _save(mask, volume, predicted)
         kept = {"spacing": list(volume.spacing), "scores": _without_nan(asdict(scores))}
@@ -148,7 +150,6 @@ def _score(
 
 
 def _save(path: Path, volume: Volume, mask: NDArray[np.bool_]) -> None:
-    remove_parts(path)
     try:
         volume.grid.save_mask(path, mask)
     except OSError as error:
