@@ -22,6 +22,7 @@ os.environ["nnUNet_raw"] = os.environ["nnUNet_preprocessed"] = os.environ["nnUNe
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from covidct.data.augment import is_flat, larger_patch, rotation_range
+from covidct.data.batches import numbered_loader
 from covidct.data.preprocess import Placement, Plan, Preprocessed
 from covidct.data.store import (
     CaseStore,
@@ -31,7 +32,7 @@ from covidct.data.store import (
     open_store,
     write_case,
 )
-from covidct.data.volume_sampling import make_volume_loader
+from covidct.data.volume_sampling import VolumeSamples
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -88,16 +89,8 @@ def _seconds(start: partial, batches: int) -> float:
 
 @contextmanager
 def _ours(cases: tuple[CaseStore, ...], plan: Plan, processes: int, chosen: Namespace) -> Iterator[Iterator[object]]:
-    loader = make_volume_loader(
-        [cases],
-        plan=plan,
-        stream="target",
-        batch_size=chosen.batch_size,
-        seed=chosen.seed,
-        first_step=0,
-        steps=10**6,
-        workers=processes,
-    )
+    samples = VolumeSamples([cases], plan=plan, stream="target", joined_batch=chosen.batch_size, seed=chosen.seed)
+    loader = numbered_loader(samples, first_step=0, steps=10**6, workers=processes)
     with closing(iter(loader)) as batches:  # type: ignore[type-var]
         yield batches
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from covidct.checkpoint import cut_metrics, load_checkpoint, load_run, remove_leftovers, save_weights
 from covidct.config import PRESETS, Config
-from covidct.data.sampling import make_loader
+from covidct.data.batches import numbered_loader
+from covidct.data.sampling import SliceSamples
 from covidct.datasets import SliceData, read_run_data
 from covidct.engine import Trainer, make_fabric
 from covidct.errors import InputError
@@ -119,11 +120,11 @@ def test_a_step_is_the_papers(config: Config, trainer: Callable[..., Trainer]) -
     config = replace(config, steps=3)
     one, model, relation = trainer(config), build_model(config).train(), build_relation_loss(config)
     data = read_run_data(config)
-    common: Any = {"size": config.size, "resize": True, "batch_size": 2, "seed": 5}
-    common |= {"first_step": 0, "steps": 2, "workers": 0}
+    drawn: Any = {"size": config.size, "resize": True, "joined_batch": 2, "seed": 5}
+    target_samples = SliceSamples(data.train, stream="target", **drawn)
+    source_samples = SliceSamples(data.source, stream="source", **drawn)
     batches = zip(
-        make_loader(data.train, stream="target", **common),
-        make_loader(data.source, stream="source", **common),
+        *(numbered_loader(each, first_step=0, steps=2, workers=0) for each in (target_samples, source_samples)),
         strict=True,
     )
     momenta: dict[str, torch.Tensor] = {}

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from covidct.data import sampling
+from covidct.data.batches import numbered_loader
 from covidct.data.covid_semiseg import read_covid_semiseg
-from covidct.data.sampling import SliceSamples, make_loader, normalise, resize_image
+from covidct.data.sampling import SliceSamples, normalise, resize_image
 from covidct.data.slices import Slice, load_slice
 from covidct.errors import InputError
 from PIL import Image
@@ -21,8 +22,16 @@ def slices(tmp_path, write_covid):
     return read_covid_semiseg(write_covid(tmp_path, [str(n) for n in range(7)], [], ["scan_1", "scan_2"])).train
 
 
+def loader(slices, *, first_step, steps, **changed):
+    asked = ASKED | changed
+    at = {name: asked.pop(name) for name in ("workers", "rank", "world_size") if name in asked}
+    joined_batch = asked.pop("batch_size") * at.get("world_size", 1)
+    samples = SliceSamples(slices, joined_batch=joined_batch, **asked)
+    return numbered_loader(samples, first_step=first_step, steps=steps, **at)
+
+
 def batches(slices, first_step=0, steps=4, **changed):
-    return list(make_loader(slices, first_step=first_step, steps=steps, **(ASKED | changed)))
+    return list(loader(slices, first_step=first_step, steps=steps, **changed))
 
 
 def same(one, two) -> bool:
@@ -33,9 +42,9 @@ def same(one, two) -> bool:
 
 @pytest.mark.parametrize("resize", [True, False])
 def test_what_comes(slices, resize):
-    loader = make_loader(slices, first_step=0, steps=3, **(ASKED | {"resize": resize}))
-    assert len(loader) == 3
-    for batch in loader:
+    found = loader(slices, first_step=0, steps=3, resize=resize)
+    assert len(found) == 3
+    for batch in found:
         assert set(batch) == {"image", "mask"}
         for value in batch.values():
             assert value.shape == (2, 1, 32, 24)
@@ -138,10 +147,8 @@ def spot(tmp_path):
 @pytest.mark.parametrize(("batch_size", "forced"), [(1, 0), (2, 1), (3, 1), (4, 1), (5, 2), (8, 3)])
 def test_last_samples_have_lesion(spot, batch_size, forced):
     """nnU-Net's rule: from round(B (1 - .33)) on; B = 1 gives round(.67) = 1, none."""
-    loader = make_loader(
-        spot, first_step=0, steps=12, augment=False, **(ASKED | {"resize": False, "batch_size": batch_size})
-    )
-    has = torch.stack([batch["mask"].amax((1, 2, 3)) for batch in loader])
+    found = loader(spot, first_step=0, steps=12, augment=False, resize=False, batch_size=batch_size)
+    has = torch.stack([batch["mask"].amax((1, 2, 3)) for batch in found])
     assert has[:, batch_size - forced :].eq(1).all()
     assert has[:, : batch_size - forced].mean() < 0.2 or forced == batch_size
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from covidct.data.batches import numbered_loader
 from covidct.data.store import CaseStore, open_store
-from covidct.data.volume_sampling import VolumeSamples, make_volume_loader
+from covidct.data.volume_sampling import VolumeSamples
 from covidct.errors import InputError
 
 from tests.covid_ct.store_cases import plan, store
@@ -21,9 +22,17 @@ def cases(tmp_path_factory):
     return store(tmp_path_factory.mktemp("store"), 4)
 
 
+def loader(stores, chosen, *, first_step, steps, **changed):
+    asked = ASKED | changed
+    at = {name: asked.pop(name) for name in ("workers", "rank", "world_size") if name in asked}
+    joined_batch = asked.pop("batch_size") * at.get("world_size", 1)
+    samples = VolumeSamples(stores, plan=chosen, joined_batch=joined_batch, **asked)
+    return numbered_loader(samples, first_step=first_step, steps=steps, **at)
+
+
 def batches(stores, first_step=0, steps=4, patch_size=(8, 24, 24), **changed):
     chosen = plan(stores[0], patch_size)
-    return list(make_volume_loader(stores, plan=chosen, first_step=first_step, steps=steps, **(ASKED | changed)))
+    return list(loader(stores, chosen, first_step=first_step, steps=steps, **changed))
 
 
 def same(one, two) -> bool:
@@ -166,8 +175,8 @@ def test_image_and_mask_move_together(cases):
 
 def test_without_masks(tmp_path, cases):
     unlabelled = store(tmp_path, 2, labelled=False)
-    loader = make_volume_loader([unlabelled], plan=plan(cases), first_step=0, steps=2, **ASKED)
-    assert [set(batch) for batch in loader] == [{"image"}] * 2
+    found = loader([unlabelled], plan(cases), first_step=0, steps=2)
+    assert [set(batch) for batch in found] == [{"image"}] * 2
 
 
 def test_samples_can_be_sent_to_workers(cases):
@@ -182,25 +191,25 @@ def test_error_in_a_worker_arrives_clean(tmp_path, workers):
     for case in open_store(tmp_path).cases:
         (case.folder / "image.b2nd").unlink()
     with pytest.raises(InputError, match=r"^\S+image\.b2nd cannot be read \(.+\); run prepare\.py again, which"):
-        list(make_volume_loader([made], plan=chosen, first_step=0, steps=3, **(ASKED | {"workers": workers})))
+        list(loader([made], chosen, first_step=0, steps=3, workers=workers))
 
 
 def test_nothing_to_draw_from(cases):
     for stores, which in (([], "any"), ([cases, []], "one")):
         with pytest.raises(InputError, match=rf"^no cases for the target stream in {which} of its data sets; add "):
-            make_volume_loader(stores, plan=plan(cases), first_step=0, steps=1, **ASKED)
+            loader(stores, plan(cases), first_step=0, steps=1)
 
 
 def test_masks_for_a_part(cases, tmp_path):
     mixed = [cases, store(tmp_path, 1, labelled=False)]
     with pytest.raises(InputError, match=r"^4 of 5 cases of the target stream have a mask; all or none must$"):
-        make_volume_loader(mixed, plan=plan(cases), first_step=0, steps=1, **ASKED)
+        loader(mixed, plan(cases), first_step=0, steps=1)
 
 
 def test_another_spacing(cases):
     other = replace(plan(cases), spacing=(1.25, 0.8, 0.8))
     with pytest.raises(InputError, match=r"was prepared at 2 x 1 x 1 mm, the plan is for 1\.25 x 0\.8 x 0\.8 mm; "):
-        make_volume_loader([cases], plan=other, first_step=0, steps=1, **ASKED)
+        loader([cases], other, first_step=0, steps=1)
 
 
 def test_negative_seed(cases):

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from covidct.config import Config
+from covidct.data.batches import NumberedSamples
 from covidct.data.covid_semiseg import CovidSemiSeg, read_covid_semiseg
-from covidct.data.sampling import make_loader
+from covidct.data.sampling import SliceSamples
 from covidct.data.slices import Slice
 from covidct.data.splits import split
 from covidct.data.volume_slices import read_volume_slices
@@ -39,18 +40,8 @@ class RunData(Protocol):
     def split(self) -> str:
         """What the division is called."""
 
-    def loader(
-        self,
-        stream: str,
-        config: Config,
-        *,
-        first_step: int,
-        steps: int,
-        augment: bool,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> Any:
-        """Batches of `stream`: target or source for training, probe or probe-source for the relation matrices."""
+    def samples(self, stream: str, config: Config, *, augment: bool, world_size: int = 1) -> NumberedSamples:
+        """Samples of `stream`: target or source for training, probe or probe-source for the relation matrices."""
 
 
 @dataclass(frozen=True)
@@ -62,32 +53,17 @@ class SliceData:
     source: tuple[Slice, ...]
     split: str
 
-    def loader(
-        self,
-        stream: str,
-        config: Config,
-        *,
-        first_step: int,
-        steps: int,
-        augment: bool,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> Any:
-        """See `RunData.loader`."""
-        return make_loader(
+    def samples(self, stream: str, config: Config, *, augment: bool, world_size: int = 1) -> SliceSamples:
+        """See `RunData.samples`."""
+        return SliceSamples(
             self.source if stream.endswith("source") else self.train,
             stream=stream,
             size=(config.size[0], config.size[1]),
             resize=config.resize,
-            batch_size=config.batch_size,
+            joined_batch=config.batch_size * world_size,
             seed=config.seed,
-            first_step=first_step,
-            steps=steps,
-            workers=config.workers if augment else 0,
             oversample_foreground=config.oversample_foreground,
             augment=augment,
-            rank=rank,
-            world_size=world_size,
         )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from covidct.checkpoint import CHECKPOINT, METRICS, cut_metrics, load_checkpoint, remove_leftovers, save_checkpoint
 from covidct.config import Config
+from covidct.data.batches import numbered_loader
 from covidct.datasets import RunData
 from covidct.errors import InputError
 from covidct.precision import FABRIC_PRECISION
@@ -166,8 +167,10 @@ class Trainer:
 
     def _loader(self, stream: str, *, first_step: int, steps: int, augment: bool) -> Any:
         rank, world_size = self.fabric.global_rank, self.fabric.world_size
-        return self.data.loader(
-            stream, self.config, first_step=first_step, steps=steps, augment=augment, rank=rank, world_size=world_size
+        samples = self.data.samples(stream, self.config, augment=augment, world_size=world_size)
+        workers = self.config.workers if augment else 0
+        return numbered_loader(
+            samples, first_step=first_step, steps=steps, workers=workers, rank=rank, world_size=world_size
         )
 
     def _probe(self) -> RelationProbe | None:

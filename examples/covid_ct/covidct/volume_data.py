@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from covidct.config import Config
 from covidct.data.preprocess import Plan
 from covidct.data.splits import volume_fold
 from covidct.data.store import CaseStore, intensity_of, open_store
-from covidct.data.volume_sampling import make_volume_loader
+from covidct.data.volume_sampling import VolumeSamples
 from covidct.data.volumes import VolumeCase
 from covidct.phantom_sets import VOLUMES as PHANTOM
 from covidct.phantom_sets import phantom_stores
@@ -45,31 +44,16 @@ class VolumeData:
         """All source cases."""
         return [case for cases in self.sources for case in cases]
 
-    def loader(
-        self,
-        stream: str,
-        config: Config,
-        *,
-        first_step: int,
-        steps: int,
-        augment: bool,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> Any:
-        """See `datasets.RunData.loader`."""
-        return make_volume_loader(
+    def samples(self, stream: str, config: Config, *, augment: bool, world_size: int = 1) -> VolumeSamples:
+        """See `datasets.RunData.samples`."""
+        return VolumeSamples(
             self.sources if stream.endswith("source") else self.training,
             plan=self.plan,
             stream=stream,
-            batch_size=config.batch_size,
+            joined_batch=config.batch_size * world_size,
             seed=config.seed,
-            first_step=first_step,
-            steps=steps,
-            workers=config.workers if augment else 0,
             oversample_foreground=config.oversample_foreground,
             augment=augment,
-            rank=rank,
-            world_size=world_size,
         )
 
 

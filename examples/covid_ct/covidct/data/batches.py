@@ -15,7 +15,19 @@ Sample = dict[str, Tensor]
 
 
 class NumberedSamples(Dataset[Sample]):
-    """Samples by number, where `__getitem__` gives the same sample for the same number, whoever asks."""
+    """Samples by number, where `__getitem__` gives the same sample for the same number, whoever asks.
+
+    joined_batch: samples a step over all processes; sample `step * joined_batch + index` is that of `index` in `step`.
+    As in nnU-Net the last samples of a batch, from `first_forced` = round(joined_batch * (1 - oversample_foreground))
+    on, are patches around a lesion voxel (where there is one).
+    """
+
+    def __init__(self, *, stream: str, joined_batch: int, seed: int, oversample_foreground: float) -> None:
+        if seed < 0:
+            raise InputError(f"--seed must be 0 or more, got {seed}")
+        self.stream, self.seed = stream, seed
+        self.joined_batch = joined_batch
+        self.first_forced = round(joined_batch * (1 - oversample_foreground))
 
     def __getitems__(self, numbers: Sequence[int]) -> list[Sample | InputError]:
         # A worker's exception reaches the main process with the worker's traceback as its message; as a value the
@@ -27,23 +39,23 @@ class NumberedSamples(Dataset[Sample]):
 
 
 def numbered_loader(
-    samples: NumberedSamples,
-    *,
-    first_step: int,
-    steps: int,
-    batch_size: int,
-    workers: int,
-    rank: int,
-    world_size: int,
+    samples: NumberedSamples, *, first_step: int, steps: int, workers: int, rank: int = 0, world_size: int = 1
 ) -> DataLoader[Sample]:
-    """The batches of steps `first_step` to `steps - 1`: this process' share of the joined batch of each.
+    """The batches of steps `first_step` to `steps - 1`, in order: this process' share of the joined batch of each.
 
-    Neither making nor reading the loader touches a global generator. An InputError in a worker arrives as it was
-    raised.
+    They are the same for any number of workers and for any `first_step`, so a resumed run goes on with what the
+    interrupted one would have taken. Neither making nor reading the loader touches a global generator. An InputError
+    in a worker arrives as it was raised.
+
+    Args:
+        samples: whose `joined_batch` is world_size times this process' batch.
+        first_step, steps: the first step, and one past the last.
+        workers: processes that load; 0 loads in this one.
+        rank, world_size: this process among `world_size`.
     """
     return _Loader(
         samples,
-        batch_sampler=_Numbers(first_step, steps, batch_size, rank, world_size),
+        batch_sampler=_Numbers(first_step, steps, samples.joined_batch // world_size, rank, world_size),
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),

@@ -9,86 +9,38 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torch.utils.data import DataLoader
 
 from covidct.data.augment import augmentation, larger_patch
-from covidct.data.batches import NumberedSamples, Sample, as_sample, numbered_loader, seeded
+from covidct.data.batches import NumberedSamples, Sample, as_sample, seeded
 from covidct.data.labels import OUTSIDE
 from covidct.data.patches import corner, cut
 from covidct.data.slices import Slice, check_slices, load_slice
 from covidct.errors import InputError
 
-__all__ = ["SliceSamples", "check_slices", "make_loader", "normalise", "resize_image"]
+__all__ = ["SliceSamples", "check_slices", "normalise", "resize_image"]
 
 # Slices that a worker keeps decoded: about 0.4 MB each with the mask, so 200 MB at most.
 KEPT = 512
 
 
-def make_loader(
-    slices: Sequence[Slice],
-    *,
-    stream: str,
-    size: tuple[int, int],
-    resize: bool,
-    batch_size: int,
-    seed: int,
-    first_step: int,
-    steps: int,
-    workers: int,
-    oversample_foreground: float = 0.33,
-    augment: bool = True,
-    rank: int = 0,
-    world_size: int = 1,
-) -> DataLoader[Sample]:
-    """The batches of steps `first_step` to `steps - 1`, in order.
+class SliceSamples(NumberedSamples):
+    """Slices cut and augmented for training.
 
-    Each is a dict with `image`, float32 (batch_size, 1, H, W), and, where the slices have masks, `mask`, float32 0/1
-    of the same shape. They are the same for any number of workers and for any `first_step`, so a resumed run goes on
-    with what the interrupted one would have taken. Neither making nor reading the loader touches a global generator.
+    Each is a dict with `image`, float32 (1, H, W), and, where the slices have masks, `mask`, float32 0/1 of the same
+    shape.
 
     Args:
         slices: drawn from uniformly, with replacement; all with masks or all without.
-        stream: what the batches are for ("target", "source"): streams draw independently.
+        stream: what the samples are for ("target", "source"): streams draw independently.
         size: (H, W) of the samples.
-        resize: the whole slice brought to `size`, or a padded patch of it.
-        batch_size: samples a step and process.
+        resize: the whole slice brought to `size`, with nothing to choose, or a padded patch of it.
+        joined_batch: samples a step over all processes.
         seed: 0 or more.
-        first_step, steps: the first step, and one past the last.
-        workers: processes that load; 0 loads in this one.
         oversample_foreground: share of every batch, at its end, whose patch has lesion in it.
         augment: nnU-Net's augmentation, or none.
-        rank, world_size: this process among `world_size`; the joined batch is then world_size * batch_size long.
 
     Raises InputError: no slices, masks for a part of them, negative seed; and, while it is read, what `load_slice`
     finds.
-    """
-    samples = SliceSamples(
-        slices,
-        stream=stream,
-        size=size,
-        resize=resize,
-        joined_batch=batch_size * world_size,
-        seed=seed,
-        oversample_foreground=oversample_foreground,
-        augment=augment,
-    )
-    return numbered_loader(
-        samples,
-        first_step=first_step,
-        steps=steps,
-        batch_size=batch_size,
-        workers=workers,
-        rank=rank,
-        world_size=world_size,
-    )
-
-
-class SliceSamples(NumberedSamples):
-    """Slices cut and augmented for training; sample number `step * joined_batch + index` is always the same.
-
-    The arguments are those of `make_loader`; joined_batch: samples a step over all processes. As in nnU-Net the last
-    samples of a batch, from `round(joined_batch * (1 - oversample_foreground))` on, are patches around a lesion pixel
-    (where the slice has one). With `resize` the whole slice is in view and there is nothing to choose.
     """
 
     def __init__(
@@ -103,18 +55,16 @@ class SliceSamples(NumberedSamples):
         oversample_foreground: float = 0.33,
         augment: bool = True,
     ) -> None:
+        super().__init__(
+            stream=stream, joined_batch=joined_batch, seed=seed, oversample_foreground=oversample_foreground
+        )
         labelled = sum(item.mask_path is not None for item in slices)
         if not slices:
             raise InputError(f"no slices for the {stream} stream; give a data set that has some")
         if labelled not in (0, len(slices)):
             raise InputError(f"{labelled} of {len(slices)} slices of the {stream} stream have a mask; all or none must")
-        if seed < 0:
-            raise InputError(f"--seed must be 0 or more, got {seed}")
         self.slices = tuple(slices)
-        self.stream, self.seed = stream, seed
         self.size, self.resize = size, resize
-        self.joined_batch = joined_batch
-        self.first_forced = round(joined_batch * (1 - oversample_foreground))
         self.augmentation = augmentation(size) if augment else None
         self._kept: OrderedDict[int, tuple[NDArray[np.uint8], NDArray[np.bool_] | None]] = OrderedDict()
 

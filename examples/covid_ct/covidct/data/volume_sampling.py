@@ -7,79 +7,33 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from covidct.data.augment import augmentation, larger_patch
-from covidct.data.batches import NumberedSamples, Sample, as_sample, numbered_loader, seeded
+from covidct.data.batches import NumberedSamples, Sample, as_sample, seeded
 from covidct.data.patches import corner, corner_around
 from covidct.data.preprocess import Plan
 from covidct.data.store import CaseStore
 from covidct.errors import InputError
 
 
-def make_volume_loader(
-    stores: Sequence[Sequence[CaseStore]],
-    *,
-    plan: Plan,
-    stream: str,
-    batch_size: int,
-    seed: int,
-    first_step: int,
-    steps: int,
-    workers: int,
-    oversample_foreground: float = 0.33,
-    augment: bool = True,
-    rank: int = 0,
-    world_size: int = 1,
-) -> DataLoader[Sample]:
-    """The batches of steps `first_step` to `steps - 1`, in order.
+class VolumeSamples(NumberedSamples):
+    """Patches cut and augmented for training.
 
-    Each is a dict with `image`, float32 (batch_size, 1, D, H, W), and, where the cases have masks, `mask`, float32 0/1
-    of the same shape. They are the same for any number of workers and for any `first_step`, so a resumed run goes on
-    with what the interrupted one would have taken. Neither making nor reading the loader touches a global generator.
+    Each is a dict with `image`, float32 (1, D, H, W), and, where the cases have masks, `mask`, float32 0/1 of the same
+    shape.
 
     Args:
         stores: cases by data set. Data sets are drawn from evenly, whatever their sizes, and cases uniformly inside,
             with replacement; all have masks or none has.
         plan: size of the patches, and how grey values are normalised.
-        stream: what the batches are for ("target", "source"): streams draw independently.
-        batch_size: samples a step and process.
+        stream: what the samples are for ("target", "source"): streams draw independently.
+        joined_batch: samples a step over all processes.
         seed: 0 or more.
-        first_step, steps: the first step, and one past the last.
-        workers: processes that load; 0 loads in this one.
         oversample_foreground: share of every batch, at its end, whose patch is laid around a lesion voxel.
         augment: nnU-Net's augmentation, or none.
-        rank, world_size: this process among `world_size`; the joined batch is then world_size * batch_size long.
 
     Raises InputError: no cases, masks for a part of them, negative seed, cases on another grid than the plan's; and,
     while it is read, what `CaseStore.patch` finds.
-    """
-    samples = VolumeSamples(
-        stores,
-        plan=plan,
-        stream=stream,
-        joined_batch=batch_size * world_size,
-        seed=seed,
-        oversample_foreground=oversample_foreground,
-        augment=augment,
-    )
-    return numbered_loader(
-        samples,
-        first_step=first_step,
-        steps=steps,
-        batch_size=batch_size,
-        workers=workers,
-        rank=rank,
-        world_size=world_size,
-    )
-
-
-class VolumeSamples(NumberedSamples):
-    """Patches cut and augmented for training; sample number `step * joined_batch + index` is always the same.
-
-    The arguments are those of `make_volume_loader`; joined_batch: samples a step over all processes. As in nnU-Net the
-    last samples of a batch, from `round(joined_batch * (1 - oversample_foreground))` on, are patches around a lesion
-    voxel (where the case has one).
     """
 
     def __init__(
@@ -93,11 +47,12 @@ class VolumeSamples(NumberedSamples):
         oversample_foreground: float = 0.33,
         augment: bool = True,
     ) -> None:
-        _check(stores, plan, stream, seed)
+        super().__init__(
+            stream=stream, joined_batch=joined_batch, seed=seed, oversample_foreground=oversample_foreground
+        )
+        _check(stores, plan, stream)
         self.stores = tuple(tuple(cases) for cases in stores)
-        self.plan, self.stream, self.seed = plan, stream, seed
-        self.joined_batch = joined_batch
-        self.first_forced = round(joined_batch * (1 - oversample_foreground))
+        self.plan = plan
         self.augmentation = augmentation(plan.patch_size) if augment else None
         self.extent = larger_patch(plan.patch_size) if augment else plan.patch_size
 
@@ -125,7 +80,7 @@ class VolumeSamples(NumberedSamples):
         return result["image"], result.get("segmentation")
 
 
-def _check(stores: Sequence[Sequence[CaseStore]], plan: Plan, stream: str, seed: int) -> None:
+def _check(stores: Sequence[Sequence[CaseStore]], plan: Plan, stream: str) -> None:
     cases = [case for each in stores for case in each]
     if not stores or not all(stores):
         raise InputError(f"no cases for the {stream} stream in {'one' if stores else 'any'} of its data sets; add some")
@@ -138,5 +93,3 @@ def _check(stores: Sequence[Sequence[CaseStore]], plan: Plan, stream: str, seed:
             raise InputError(
                 f"{case.folder} was prepared at {have} mm, the plan is for {want} mm; prepare it again with --like"
             )
-    if seed < 0:
-        raise InputError(f"--seed must be 0 or more, got {seed}")
