@@ -20,10 +20,11 @@ from covidct.phantom_sets import make_phantoms
 from covidct.progress import stages_shown, work_shown
 from covidct.run_groups import check_folds
 from covidct.slice_report import Evaluated, pooled_rows, run_rows, show
-from covidct.volume_evaluation import Failed, ScoredVolume, score_volumes, volume_test_cases, write_volume_metrics
+from covidct.volume_evaluation import Failed, ScoredVolume, score_volumes, volume_test_cases
 from covidct.volume_plan import read_plan
 from covidct.volume_report import EvaluatedVolumes, fold_rows, show_folds, show_runs, write_folds
 from covidct.volume_segmentation import Region, settings_of
+from covidct.volume_tables import write_volume_metrics
 from rich.console import Console
 from rich.text import Text
 

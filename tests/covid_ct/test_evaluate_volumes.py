@@ -190,7 +190,8 @@ def test_folds_that_start_from_runs_of_their_own_are_one_row(call, make_run, tmp
     joined = content(tmp_path / "runs" / "folds.json")
     assert [row["missing"] for row in joined] == [[f"fold {fold} is missing" for fold in (1, 3, 4)]] * 2
     assert [row["label"] for row in joined] == [
-        f"finetune, init pretrain on {source}, 250 steps, seed 0" for source in ("msd", "nsclc")
+        f"finetune, init pretrain on {source}, {VOLUME_PRESETS['demo']['steps']} steps, seed 0"
+        for source in ("msd", "nsclc")
     ]
     assert [list(row["folds"]) for row in joined] == [["0", "2"], ["0", "2"]]
 

@@ -16,6 +16,7 @@ from covidct import preparation
 from covidct.data.store import StoreSettings, begin_store, open_store, read_case
 from covidct.data.volumes import CaseFacts, VolumeCase
 from covidct.errors import InputError
+from covidct.parallel import in_processes
 from covidct.preparation import (
     Needs,
     check_disk,
@@ -254,7 +255,7 @@ def _die(task: object) -> None:
 
 def test_a_killed_worker_is_reported():
     with pytest.raises(InputError, match=r"^a worker process was killed, most likely because memory ran out; run the "):
-        list(preparation._parallel(_die, [(SimpleNamespace(name="a"),)], 1))
+        list(in_processes(_die, [(SimpleNamespace(name="a"),)], 1))
 
 
 def test_input_states(tmp_path):

@@ -7,6 +7,7 @@ import pickle
 import blosc2
 import numpy as np
 import pytest
+from covidct.data import lesion_samples
 from covidct.data import store as module
 from covidct.data.labels import OUTSIDE
 from covidct.data.preprocess import Plan
@@ -91,7 +92,7 @@ def test_checksums_are_of_the_files(tmp_path):
 
 
 def test_many_positions_are_thinned_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "KEPT_POSITIONS", 50)
+    monkeypatch.setattr(lesion_samples, "KEPT_POSITIONS", 50)
     (case,) = store(tmp_path, 1)
     assert case.lesion_voxels > 50
     assert len(np.unique(case.positions, axis=0)) == 50

@@ -1,18 +1,12 @@
 """Raw volumes to a store, in parallel: what it takes, what is there already, and what went wrong."""
 
-import hashlib
-import multiprocessing
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 
@@ -20,18 +14,14 @@ from covidct.data.preprocess import Spacing, preprocess, resampled_shape
 from covidct.data.store import FACTS, CaseStore, InputState, read_case, write_case
 from covidct.data.volumes import CaseFacts, VolumeCase, load_volume, scan_case
 from covidct.errors import InputError
-from covidct.files import entries
-
-T = TypeVar("T")
+from covidct.files import digest, entries
+from covidct.parallel import in_processes
 
 # Bytes of a preprocessed voxel on the disk: 2 before compression, and what is usual after it (0.4 for LUNG1-001).
 MOST_BYTES, USUAL_BYTES = 2.0, 0.6
 # A worker holds its volume, two arrays while it resamples and the masks: at most 4 times the larger of volume and
 # result in float32, and Python with its libraries.
 VOLUMES_HELD, INTERPRETER = 4, 200 * 2**20
-# Read by the libraries when a process starts: processes in parallel, each with one thread.
-ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-
 Progress = Callable[[int, int], None]
 
 
@@ -61,7 +51,7 @@ def survey(
     Cases that the store at `root` has already are not read again, unless their files have changed.
     """
     found: dict[str, CaseFacts | str] = {}
-    for name, result in _parallel(_scan, [(case, root) for case in cases], workers):
+    for name, result in in_processes(_scan, [(case, root) for case in cases], workers):
         found[name] = result
         if progress is not None:
             progress(len(found), len(cases))
@@ -132,7 +122,7 @@ def prepare(
     moment and called again, it leaves the same bytes. InputError if a worker is killed; what is finished stays.
     """
     tasks = [(replace(case, lungs=()), facts[case.name], root, spacing) for case in cases]
-    for _, outcome in _parallel(_prepare, tasks, workers):
+    for _, outcome in in_processes(_prepare, tasks, workers):
         yield outcome
 
 
@@ -147,7 +137,7 @@ def input_files(case: VolumeCase) -> dict[str, Path]:
 
 def input_states(case: VolumeCase) -> dict[str, InputState]:
     """Bytes, time of change and SHA-256 of each of `input_files`."""
-    return {name: [*_stamp(file), _digest(file)] for name, file in input_files(case).items()}
+    return {name: [*_stamp(file), digest(file)] for name, file in input_files(case).items()}
 
 
 def compare_inputs(present: CaseStore, case: VolumeCase) -> Literal["same", "changed", "other"]:
@@ -161,17 +151,12 @@ def compare_inputs(present: CaseStore, case: VolumeCase) -> Literal["same", "cha
     if {name: state[0] for name, state in present.inputs.items()} != {n: _stamp(f)[0] for n, f in files.items()}:
         return "other"
     moved = [name for name, file in files.items() if [*present.inputs[name][:2]] != _stamp(file)]
-    return "same" if all(_digest(files[name]) == present.inputs[name][2] for name in moved) else "changed"
+    return "same" if all(digest(files[name]) == present.inputs[name][2] for name in moved) else "changed"
 
 
 def _stamp(file: Path) -> list[int]:
     state = file.stat()
     return [state.st_size, state.st_mtime_ns]
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _scan(case: VolumeCase, root: Path) -> CaseFacts | str:
@@ -219,46 +204,3 @@ def _make(case: VolumeCase, facts: CaseFacts, root: Path, spacing: Spacing, inpu
     result = preprocess(volume, spacing)
     del volume  # before anything more is allocated
     write_case(root, case.name, result, patient=case.patient, inputs=inputs, facts=asdict(facts), lesion_values=lesions)
-
-
-def _parallel(call: Callable[..., T], tasks: Sequence[tuple[Any, ...]], workers: int) -> Iterator[tuple[str, T]]:
-    """(name of the task's case, call(*task)) for every task, as they are done, by `workers` processes."""
-    spawn = multiprocessing.get_context("spawn")
-    with _one_thread(), ProcessPoolExecutor(min(workers, max(1, len(tasks))), spawn, _end_with_parent) as pool:
-        waiting: dict[Future[T], str] = {pool.submit(call, *task): task[0].name for task in tasks}
-        try:
-            for done in as_completed(waiting):
-                yield waiting[done], done.result()
-        except BrokenProcessPool:
-            raise InputError(
-                "a worker process was killed, most likely because memory ran out; run the same command again with "
-                "fewer --workers: what is finished is kept"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """Make this worker end when the process that started it does, even if that was killed."""
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        if parent is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in ONE_THREAD}
-    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

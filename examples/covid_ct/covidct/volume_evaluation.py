@@ -1,12 +1,8 @@
-"""Scoring a model on labelled volumes: metrics.json and metrics.csv of a run, and the table over its folds."""
+"""Scoring a model on labelled volumes, one by one."""
 
-import csv
-import io
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +14,12 @@ from covidct.data.splits import volume_fold
 from covidct.data.volume_sets import read_volume_set
 from covidct.data.volumes import Volume, VolumeCase, check_case, load_volume
 from covidct.errors import InputError
-from covidct.evaluation import CSV, JSON, NAMED
-from covidct.files import remove_parts, write_text
+from covidct.files import remove_parts
 from covidct.metrics import binarise
 from covidct.phantom_sets import VOLUMES as PHANTOM
 from covidct.phantom_sets import phantom_volumes
-from covidct.volume_metrics import MEASURES, Summary, VolumeScores, over_cases, score_volume, summarise
-from covidct.volume_records import begin, origin, record, recorded
+from covidct.volume_metrics import VolumeScores, score_volume
+from covidct.volume_records import begin, origin, record, recorded, without_nan
 from covidct.volume_segmentation import Settings, segment, with_lungs
 
 RECORDS = "evaluation"
@@ -143,7 +138,7 @@ def _score(
             remove_parts(part)
         begin(path, came_from)
         _save(mask, volume, predicted)
-        kept = {"spacing": list(volume.spacing), "scores": _without_nan(asdict(scores))}
+        kept = {"spacing": list(volume.spacing), "scores": without_nan(asdict(scores))}
         record(path, came_from, kept)
     values = {name: float("nan") if value is None else value for name, value in kept["scores"].items()}
     return ScoredVolume(case.name, case.patient, tuple(kept["spacing"]), VolumeScores(**values))
@@ -165,99 +160,3 @@ def _mask_of(case: VolumeCase) -> Path:
     if case.mask is None:
         raise InputError(f"{case.image} has no mask; only labelled volumes can be evaluated")
     return case.mask
-
-
-def write_volume_metrics(
-    output: Path,
-    scored: Sequence[ScoredVolume],
-    failed: Sequence[Failed],
-    config: Config,
-    settings: Settings,
-    *,
-    data: str | None = None,
-    by_patient: bool = False,
-) -> None:
-    """Write metrics.json and metrics.csv, each whole or not at all; InputError if that is impossible."""
-    content: dict[str, Any] = {name: getattr(config, name) for name in NAMED}
-    content |= {
-        "data": config.data if data is None else data,
-        "by_patient": by_patient,
-        "inference": asdict(settings),
-        "count": len(scored),
-        "empty_truths": sum(item.scores.truth_ml == 0 for item in scored),
-        "empty_predictions": sum(item.scores.predicted_ml == 0 for item in scored),
-        "summary": {name: _without_nan(asdict(summary)) for name, summary in summaries(scored).items()},
-        "volumes": [_facts(item) for item in scored],
-        "failed": [asdict(item) for item in failed],
-    }
-    rows = [_facts(item) for item in scored]
-    write_tables(output / JSON, content, output / CSV, rows)
-
-
-def summaries(scored: Sequence[ScoredVolume]) -> dict[str, Summary]:
-    """Mean and deviation of every measure over volumes."""
-    return {name: summarise([getattr(item.scores, name) for item in scored]) for name in MEASURES}
-
-
-@dataclass(frozen=True)
-class FoldTable:
-    """A row of Tables III and IV: by measure, the mean of every fold, and over all (fold, case) evaluations.
-
-    `cases`: over cases, whose evaluations in several folds are averaged first.
-    """
-
-    folds: dict[int, dict[str, Summary]]
-    all: dict[str, Summary]
-    cases: dict[str, Summary]
-
-
-def join_folds(folds: dict[int, Sequence[ScoredVolume]]) -> FoldTable:
-    """The five-fold row of runs that differ in their fold alone, fold -> its scored test volumes."""
-    everything = [item for fold in sorted(folds) for item in folds[fold]]
-    return FoldTable(
-        folds={fold: summaries(folds[fold]) for fold in sorted(folds)},
-        all=summaries(everything),
-        cases={name: over_cases([(item.name, getattr(item.scores, name)) for item in everything]) for name in MEASURES},
-    )
-
-
-def write_tables(json_path: Path, content: Any, csv_path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write `content` as JSON and `rows` (dicts of the same keys) as CSV; InputError if that is impossible."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([{name: _cell(value) for name, value in row.items()} for row in rows])
-    try:
-        write_text(json_path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-        write_text(csv_path, text.getvalue())
-    except OSError as error:
-        raise InputError(
-            f"{json_path.parent}: the results cannot be written ({error.strerror}); free space there"
-        ) from None
-
-
-def summary_json(summary: Summary) -> dict[str, Any]:
-    """A summary for JSON, which knows no NaN."""
-    return _without_nan(asdict(summary))
-
-
-def _facts(item: ScoredVolume) -> dict[str, Any]:
-    z, y, x = item.spacing
-    return {
-        "name": item.name,
-        "patient": item.patient,
-        "spacing_z": z,
-        "spacing_y": y,
-        "spacing_x": x,
-    } | _without_nan(asdict(item.scores))
-
-
-def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: None if isinstance(value, float) and np.isnan(value) else value for name, value in values.items()}
-
-
-def _cell(value: Any) -> Any:
-    """Numbers with six decimals; empty where a score does not exist."""
-    if value is None:
-        return ""
-    return f"{value:.6f}" if isinstance(value, float) else value

@@ -4,16 +4,16 @@ A record is a JSON file that gets its result after everything that belongs to it
 computed from, so that one of other weights, settings or files is computed anew.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable
 from functools import lru_cache
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 from covidct.checkpoint import WEIGHTS
 from covidct.errors import InputError
-from covidct.files import entries, write_text
+from covidct.files import digest, entries, write_text
 
 
 def origin(run: Path, settings: dict[str, Any], files: Iterable[Path]) -> dict[str, Any]:
@@ -54,16 +54,20 @@ def record(path: Path, came_from: dict[str, Any], result: dict[str, Any]) -> Non
     _write(path, came_from, result)
 
 
+def without_nan(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` for JSON, which knows no NaN: None in its place."""
+    return {name: None if isinstance(value, float) and isnan(value) else value for name, value in values.items()}
+
+
 def _weights(path: Path) -> str:
     state = path.stat()
-    return _digest(path, state.st_size, state.st_mtime_ns)
+    return _once(path, state.st_size, state.st_mtime_ns)
 
 
 @lru_cache(maxsize=1)
-def _digest(path: Path, size: int, changed: int) -> str:
+def _once(path: Path, size: int, changed: int) -> str:
     """SHA-256 of a file, which is read once as long as size and time of change stay: runs have hundreds of cases."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digest(path)
 
 
 def _write(path: Path, came_from: dict[str, Any], result: dict[str, Any] | None) -> None:

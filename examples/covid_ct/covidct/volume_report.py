@@ -12,8 +12,9 @@ from rich.text import Text
 from covidct.config import FOLDS, Config
 from covidct.errors import InputError
 from covidct.run_groups import groups, label, names
-from covidct.volume_evaluation import Failed, FoldTable, ScoredVolume, join_folds, summaries, summary_json, write_tables
+from covidct.volume_evaluation import Failed, ScoredVolume
 from covidct.volume_metrics import MEASURES, Summary
+from covidct.volume_tables import FoldTable, join_folds, summaries, summary_json, write_tables
 
 TITLES = {"dsc": "DSC", "nsd": "NSD at 3 mm"}
 FOLDS_JSON, FOLDS_CSV = "folds.json", "folds.csv"

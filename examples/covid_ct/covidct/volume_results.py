@@ -16,17 +16,11 @@ from covidct.evaluation import read_metrics
 from covidct.progress import work_shown
 from covidct.systems import system
 from covidct.volume_data import VolumeData
-from covidct.volume_evaluation import (
-    Failed,
-    ScoredVolume,
-    predicted_mask,
-    score_volumes,
-    unusable,
-    write_volume_metrics,
-)
+from covidct.volume_evaluation import Failed, ScoredVolume, predicted_mask, score_volumes, unusable
 from covidct.volume_figures import draw_lesions
 from covidct.volume_report import TITLES
 from covidct.volume_segmentation import Settings, settings_of, with_lungs
+from covidct.volume_tables import write_volume_metrics
 
 
 def check_test_volumes(cases: Sequence[VolumeCase], console: Console) -> None:

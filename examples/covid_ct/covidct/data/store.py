@@ -1,6 +1,5 @@
 """Preprocessed cases on disk: compressed in chunks, so that a patch is read without the whole volume."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -8,16 +7,16 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
 from covidct.data.chunks import read_array, read_grey, write_array, write_grey
 from covidct.data.labels import OUTSIDE
+from covidct.data.lesion_samples import kept_positions, kept_values
 from covidct.data.preprocess import Placement, Plan, Preprocessed, Shape, Spacing
 from covidct.errors import InputError
-from covidct.files import entries, replacing_folder, write_text
+from covidct.files import digest, entries, replacing_folder, write_text
 
 VERSION = 1
 SETTINGS = "store.json"
@@ -26,11 +25,6 @@ IMAGE, MASK, POSITIONS, LEVELS = "image.b2nd", "mask.b2nd", "lesion_positions.np
 
 # Bytes, time of change in ns, and SHA-256 of a file.
 InputState = list[Any]
-
-# nnU-Net keeps as many lesion positions of a case, or a hundredth of them if that is more.
-KEPT_POSITIONS = 10_000
-# A case's lesion values are kept as so many evenly spaced quantiles: every case counts alike, as in nnU-Net.
-KEPT_LEVELS = 10_000
 
 
 @dataclass(frozen=True)
@@ -104,8 +98,8 @@ class CaseStore:
     def is_intact(self) -> bool:
         """Whether every file of the case has the checksum that was noted when it was written."""
         return all(
-            (self.folder / name).is_file() and _digest(self.folder / name) == digest
-            for name, digest in self.checksums.items()
+            (self.folder / name).is_file() and digest(self.folder / name) == expected
+            for name, expected in self.checksums.items()
         )
 
 
@@ -210,8 +204,8 @@ def write_case(
         if case.mask is not None:
             write_array(folder / MASK, case.mask.view(np.int8))
             voxels = np.flatnonzero(case.mask)
-        np.save(folder / POSITIONS, _kept(voxels, case.placement.resampled, name))
-        np.save(folder / LEVELS, _quantiles(lesion_values))
+        np.save(folder / POSITIONS, kept_positions(voxels, case.placement.resampled, name))
+        np.save(folder / LEVELS, kept_values(lesion_values))
         content = {
             "name": name,
             "patient": patient,
@@ -220,7 +214,7 @@ def write_case(
             "lesion_voxels": len(voxels),
             "inputs": dict(inputs),
             "facts": dict(facts),
-            "checksums": {path.name: _digest(path) for path in entries(folder)},
+            "checksums": {path.name: digest(path) for path in entries(folder)},
         }
         (folder / FACTS).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return read_case(root / name)
@@ -245,26 +239,6 @@ def _load(path: Path) -> NDArray[Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); run prepare.py again, which replaces it") from None
     return values
-
-
-def _kept(voxels: NDArray[np.int64], shape: Shape, name: str) -> NDArray[np.int32]:
-    count = min(len(voxels), max(KEPT_POSITIONS, len(voxels) // 100))
-    if count < len(voxels):
-        voxels = np.sort(np.random.default_rng(crc32(name.encode())).choice(voxels, count, replace=False))
-    return np.stack(np.unravel_index(voxels, shape), axis=1).astype(np.int32)
-
-
-def _quantiles(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    if not len(values):
-        return values.astype(np.float32)
-    values.sort()
-    places = (np.arange(KEPT_LEVELS) + 0.5) / KEPT_LEVELS * len(values) - 0.5
-    return np.interp(places, np.arange(len(values)), values).astype(np.float32)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _spacing(values: Sequence[float]) -> Spacing:

@@ -19,7 +19,7 @@ NIFTI = (".nii.gz", ".nii")
 SUFFIXES = (*NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd")
 
 # What nibabel, zlib and NumPy raise for damaged files; a volume of colours is the TypeError.
-_UNREADABLE = (
+UNREADABLE = (
     OSError,
     EOFError,
     TypeError,
@@ -110,7 +110,7 @@ class VolumeFile:
             part = slice(start, min(start + step, count))
             try:
                 slab = np.asarray(self.values[:, :, part])
-            except _UNREADABLE as error:
+            except UNREADABLE as error:
                 raise _unreadable(self.path, error) from None
             yield part, slab.reshape(rows, columns, -1)
 
@@ -152,7 +152,7 @@ def _open_nifti(path: Path) -> VolumeFile:
         # The file stays open between slabs: a gzip stream that is opened anew is unpacked from its start.
         image = nib.load(path, keep_file_open=True)
         shape, affine, dtype = image.shape, image.affine, image.get_data_dtype()
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _unreadable(path, error) from None
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]

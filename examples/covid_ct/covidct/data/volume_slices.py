@@ -4,7 +4,6 @@ import hashlib
 import json
 import shutil
 import tempfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,20 +17,10 @@ from scipy import ndimage
 
 from covidct.data.slices import Slice
 from covidct.data.volume_cases import Case, find_cases
+from covidct.data.volume_files import UNREADABLE
 from covidct.errors import InputError
 
 Volume = NDArray[np.float32]
-
-# What nibabel, zlib and NumPy raise for damaged files; a volume of colours is the TypeError.
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    TypeError,
-    ValueError,
-    zlib.error,
-    nib.filebasedimages.ImageFileError,
-    nib.spatialimages.HeaderDataError,
-)
 
 # Part of the cache's key: slices written by an older version of this file are not used again.
 VERSION = 1
@@ -177,7 +166,7 @@ def _read(path: Path) -> tuple[Volume, NDArray[np.float64]]:
     try:
         image = nib.load(path)
         values = np.asarray(image.dataobj, dtype=np.float32)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise InputError(
             f"{path} cannot be read as NIfTI ({error}); it is damaged or cut short: replace the file"
         ) from None
