@@ -74,7 +74,7 @@ def test_published_cases_that_a_source_lacks(config, tmp_path):
         f"nsclc-pe: 2 of the 63 published training cases; {tmp_path / 'nsclc'} lacks 61: "
         f"{', '.join(published[2:7])}, ..."
     )
-    assert other.describe() == "other: 1 cases"
+    assert other.describe() == "other: 1 case"
     keep_sources(tmp_path, (partial, other))
     first, second = json.loads((tmp_path / "sources.json").read_text())
     assert first == {

@@ -30,7 +30,7 @@ class Source:
     def describe(self) -> str:
         """One line for the screen."""
         if not self.missing:
-            return f"{self.dataset}: {len(self.cases)} cases"
+            return f"{self.dataset}: {len(self.cases)} {'case' if len(self.cases) == 1 else 'cases'}"
         names = ", ".join(self.missing[:LISTED]) + (", ..." if len(self.missing) > LISTED else "")
         published = len(self.cases) + len(self.missing)
         return (
