@@ -29,7 +29,7 @@ from covidct.volume_inference import body_box, predict_volume, window_span, wind
 
 NAMES = {"whole": "MONAI, whole grid", "box": "predict_volume, the body's box"}
 PATCH = (56, 160, 192)
-TEACHING_PATCH = (16, 96, 96)
+TEACHING_PATCH = (8, 160, 192)
 OVERLAP = 0.5
 FEATURES = (4, 8, 16, 32, 40, 40)
 STRIDES = [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]]
@@ -72,8 +72,8 @@ def normalised(hu: NDArray[np.float32]) -> NDArray[np.float32]:
 def teach(net: nn.Module, image: NDArray[np.float32], mask: NDArray[np.bool_], steps: int, seed: int) -> float:
     """Adam on random patches, every second one around a voxel of the mask; returns the Dice of the last 20 of these."""
     random = np.random.default_rng(seed)
-    optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-2, total_steps=steps)
+    optimiser = torch.optim.Adam(net.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-2, total_steps=steps)
     inside = np.argwhere(mask)
     scores = []
     for step in range(steps):

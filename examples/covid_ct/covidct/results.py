@@ -35,7 +35,7 @@ def finish(run: Path, config: Config, model: nn.Module, data: RunData, console: 
 
 def _score_slices(run: Path, config: Config, model: nn.Module, data: RunData, console: Console) -> None:
     with work_shown(console, "evaluating") as show:
-        evaluate(*(model, data.test, config, run), flips=config.flips, progress=lambda done, total: show(done / total))
+        evaluate(model, data.test, config, run, flips=config.flips, progress=lambda done, total: show(done / total))
 
 
 def show_result(run: Path, config: Config, console: Console) -> None:

@@ -12,8 +12,15 @@ from covidct.data.volume_files import Grid, VolumeFile, open_volume
 from covidct.errors import InputError
 
 __all__ = [
-    *("CaseFacts", "Grid", "Volume", "VolumeCase"),
-    *("check_case", "load_mask", "load_volume", "scan_case", "to_window"),
+    "CaseFacts",
+    "Grid",
+    "Volume",
+    "VolumeCase",
+    "check_case",
+    "load_mask",
+    "load_volume",
+    "scan_case",
+    "to_window",
 ]
 
 # HU that become 0 and 255.
