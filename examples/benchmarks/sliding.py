@@ -96,6 +96,19 @@ def teach(net: nn.Module, image: NDArray[np.float32], mask: NDArray[np.bool_], s
     return float(np.mean(scores[-20:]))
 
 
+def taught(image: NDArray[np.float32], mask: NDArray[np.bool_], options: Namespace) -> nn.Module:
+    """The narrow network with what it learnt, here or in an earlier call."""
+    torch.manual_seed(options.seed)
+    net = narrow_network()
+    if options.weights is not None and options.weights.exists():
+        load_model(net, options.weights)
+        return net
+    print(f"teaching: Dice {teach(net, image, mask, options.steps, options.seed):.3f}", flush=True)
+    if options.weights is not None:
+        save_model(net, str(options.weights))
+    return net
+
+
 def build(name: str, folder: str, device: str) -> Callable[[], NDArray[np.float32]]:
     """The competitor `name`, on what main left in `folder`; its mask goes there as well."""
     image = np.load(Path(folder) / "image.npy")
@@ -122,9 +135,7 @@ def main() -> None:
     hu = read(options.volume)
     image = normalised(hu)
     mask = np.any([read(path) > 0 for path in options.mask], axis=0)
-    torch.manual_seed(options.seed)
-    net = narrow_network()
-    print(f"teaching: Dice {teach(net, image, mask, options.steps, options.seed):.3f}", flush=True)
+    net = taught(image, mask, options)
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder) / "image.npy", image)
         save_model(net, str(Path(folder) / "net.safetensors"))
@@ -160,7 +171,8 @@ def _options() -> Namespace:
     options = parser(__doc__ or "", repeats=5)
     options.add_argument("volume", type=Path, help="CT volume in HU (NIfTI)")
     options.add_argument("--mask", type=Path, nargs="+", required=True, help="masks to teach, joined: its lungs, say")
-    options.add_argument("--steps", type=int, default=300, help="of teaching")
+    options.add_argument("--steps", type=int, default=400, help="of teaching")
+    options.add_argument("--weights", type=Path, help="where the taught weights lie, or are put (safetensors)")
     options.add_argument("--device", default="cpu", help="cpu or cuda")
     options.add_argument("--seed", type=int, default=0)
     return options.parse_args()
