@@ -1,4 +1,4 @@
-"""The training loop in Lightning Fabric: devices, processes and precision are arguments of `Fabric`."""
+"""The training loop in Lightning Fabric: devices, processes and precision are its arguments (here one device)."""
 
 # --8<-- [start:train]
 from discs import batches, build, make_optimizer, show

@@ -6,6 +6,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from relcons.losses import RelationLoss
@@ -100,6 +101,23 @@ class RelConsModule(LightningModule):
     def forward(self, x: Tensor) -> Any:
         """Logits of ``x``."""
         return self.model(x)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """The Trainer's clipping, by norm for general encoders and for all else apart.
+
+        One norm of all would let the general loss scale the segmentation's step.
+        """
+        if not gradient_clip_val or gradient_clip_algorithm == "value":
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        general, *others = (group["params"] for group in self.model.parameter_groups())
+        for parameters in (general, [parameter for group in others for parameter in group]):
+            torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
     def configure_optimizers(self) -> Any:
         """What the factory makes of the trainable parameters."""

@@ -9,7 +9,15 @@ from relcons.checks import check_choice
 from relcons.models.fusion import Concatenation, Fusion, Projection
 from relcons.models.parts import UNetParts, read_channels
 
-__all__ = ["FusionKind", "General", "build_fusion", "build_generals", "check_levels", "check_size"]
+__all__ = [
+    "FusionKind",
+    "General",
+    "build_fusion",
+    "build_generals",
+    "check_finest_first",
+    "check_levels",
+    "check_size",
+]
 
 FusionKind = Literal["project", "concat"]
 General = Literal["copy", "reset"]
@@ -44,6 +52,16 @@ def check_size(name: str, x: Tensor, divisors: Sequence[int] | None) -> None:
         raise ValueError(
             f"{name} must have spatial sizes that are multiples of {tuple(divisors)}, got {tuple(sizes)}; "
             f"pad or crop it, for example to {padded}"
+        )
+
+
+def check_finest_first(outputs: Sequence[Any]) -> None:
+    """ValueError where it is not plain that the first of a network's outputs is its result."""
+    sizes = [output.shape[2:].numel() for output in outputs if isinstance(output, Tensor) and output.ndim > 2]
+    if len(sizes) > 1 and sizes[0] <= max(sizes[1:]):
+        raise ValueError(
+            f"net returns {len(sizes)} maps and the first is not finer than all others, so that its result cannot be "
+            'told from them; build the model with outputs="native" and choose yourself'
         )
 
 
@@ -95,7 +113,7 @@ def _build_general(parts: UNetParts, entry: General | nn.Module) -> nn.Module:
                 f"general: the encoder's maps have widths {tuple(widths)}, those of net's encoder {parts.widths}; "
                 "relations compare channel with channel, so give an encoder with the same widths"
             )
-        return entry
+        return entry.train(parts.training)
     if not isinstance(entry, str):
         raise TypeError(f'general must be "copy", "reset" or a module, got {type(entry).__name__}')
     check_choice("general", entry, General)

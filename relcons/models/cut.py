@@ -38,7 +38,7 @@ def cut_at(net: nn.Module, name: str, example: Tensor) -> Cut:
             f"example: {', '.join(map(repr, candidates(net, example))) or 'none'}"
         )
     passed = run_once(net, example, modules[name])
-    problem = problem_of(passed, modules[name])
+    problem = problem_of(passed, example.ndim)
     if problem is not None:
         raise ValueError(
             f"module {name!r} of {type(net).__name__} {problem}; modules that give the coarsest maps for the "
@@ -56,7 +56,9 @@ def cut_at(net: nn.Module, name: str, example: Tensor) -> Cut:
     whole = decoder(net)
     swap = next(module for module in whole.modules() if isinstance(module, Swap))
     cut = Cut(*encoders, NestedDecoder(whole, swap, decoder.loans), passed.outputs[0].detach())
-    _check_copies(cut, name, net, example, passed)
+    # Another batch: for the same, what a module has kept of the first pass would be taken for the copy's own.
+    other = example + torch.linspace(0.5, 1, example.numel()).view_as(example).to(example)
+    _check_copies(cut, name, net, other, run_once(net, other, modules[name]))
     return cut
 
 
@@ -145,7 +147,7 @@ def _check_copies(cut: Cut, name: str, net: nn.Module, example: Tensor, passed: 
                 problem = (
                     "it keeps maps in lists or dictionaries of its own, which an encoder's pass would leave behind"
                 )
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
             problem = f"a copy of it does not run ({error})"
     if problem is not None:
         raise ValueError(

@@ -17,10 +17,10 @@ __all__ = ["CARD", "CONFIG", "FORMAT", "HUB_NAME", "WEIGHTS", "fill", "locate", 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FORMAT = 1
 _OPTIONS = ("generals", "fusion", "levels", "fuse_levels", "route", "outputs")
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
-def locate(path: str | os.PathLike[str]) -> Path:
+def locate(path: str | os.PathLike[str], revision: str | None = None, token: str | None = None) -> Path:
     """The folder itself, or the hub's copy of it; ``HF_HUB_OFFLINE`` is the hub library's to respect."""
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"path must be a folder or a hub name, got {type(path).__name__}")
@@ -34,7 +34,7 @@ def locate(path: str | os.PathLike[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(path, allow_patterns=[CONFIG, WEIGHTS]))
+        return Path(snapshot_download(path, revision=revision, token=token, allow_patterns=[CONFIG, WEIGHTS]))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{path!r} is no folder here and could not be fetched from the hub ({type(error).__name__}: {error}); "

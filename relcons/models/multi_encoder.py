@@ -6,15 +6,24 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from relcons.checks import check_choice
 from relcons.integrations import split_unet
 from relcons.models.batching import encode, may_share_a_pass
-from relcons.models.build import FusionKind, General, build_fusion, build_generals, check_levels, check_size
+from relcons.models.build import (
+    FusionKind,
+    General,
+    build_fusion,
+    build_generals,
+    check_finest_first,
+    check_levels,
+    check_size,
+)
 from relcons.models.nested import NestedDecoder
 from relcons.models.parts import UNetParts
 from relcons.models.pretrained import Pretrained
-from relcons.models.reach import probe, reached_parameters, tensors_of
+from relcons.models.reach import keeping_buffers, probe, reached_parameters, tensors_of
 
 __all__ = ["MultiEncoderOutput", "MultiEncoderUNet"]
 
@@ -56,8 +65,8 @@ class MultiEncoderUNet(Pretrained):
         fuse_levels: at which of the encoder's maps the general encoders join the target's; all but the
             bottleneck are skip connections. With ``fusion="concat"`` the fresh decoder is wider there.
         route: ``"paper"``: the segmentation loss never reaches a general encoder. ``"joint"``: it does.
-        outputs: ``"auto"``: in evaluation mode the full-resolution tensor alone. ``"native"``: what
-            ``net`` returns, in both modes.
+        outputs: ``"auto"``: in evaluation mode the full-resolution tensor alone, the first where ``net``
+            returns several. ``"native"``: what ``net`` returns, in both modes.
 
     Raises:
         TypeError: ``net`` belongs to no supported library, or ``general`` is neither a name nor a module.
@@ -257,7 +266,10 @@ class MultiEncoderUNet(Pretrained):
         """Outputs in the one form of every network: a list under deep supervision, a tensor in evaluation mode."""
         if self._stacked and self.decoder.training:
             logits = list(logits.unbind(1))
-        return logits[0] if isinstance(logits, list | tuple) and not self.training else logits
+        if self.training or not isinstance(logits, list | tuple):
+            return logits
+        check_finest_first(logits)
+        return logits[0]
 
     def _fuse_bottleneck(self, bottleneck: Tensor, generals: Sequence[Sequence[Tensor]]) -> Tensor:
         fused: list[Tensor] = self.fusion([bottleneck], generals)
@@ -282,14 +294,25 @@ class MultiEncoderUNet(Pretrained):
     def _drop_dead_ends(self, parts: UNetParts) -> None:
         """Set parameters that no output depends on to not trainable; refuse the input as a level."""
 
+        widths: list[tuple[int, ...]] = []
+
         def run(x: Tensor) -> tuple[Tensor, Sequence[Tensor], Any]:
-            # Such a decoder has its further outputs in training mode alone; its layers stay in evaluation mode.
-            self.decoder.training = parts.stacked
-            return x, self.target_encoder(x), MultiEncoderUNet.forward(self, x, features=True)
+            # Outputs of deep supervision may exist in training mode alone; layers stay in evaluation mode.
+            for module in self.decoder.modules():
+                module.training = next(module.children(), None) is not None and not isinstance(module, _NormBase)
+            maps = self.target_encoder(x)
+            widths.append(tuple(features.shape[1] for features in maps))
+            return x, maps, MultiEncoderUNet.forward(self, x, features=True)
 
         outputs, self.outputs = self.outputs, "native"
-        result = probe([self], run, parts.examples())
+        with keeping_buffers(self):
+            result = probe([self], run, parts.examples())
         self.outputs = outputs
+        if widths and widths[-1] != parts.widths:
+            raise ValueError(
+                f"net: channels says that the encoder's maps have widths {parts.widths}, and they have {widths[-1]}; "
+                "maps are (B, C, *spatial), finest first (an encoder with channels last needs a permute)"
+            )
         if result is None:
             return
         x, maps_of_x, output = result

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ def run_once(net: nn.Module, example: Tensor, bottleneck: nn.Module | None) -> P
         if module is bottleneck:
             passed.outputs.append(output)
 
+    attributes = {module: dict(vars(module)) for module in net.modules()}
     hooks = [
         hook
         for module in net.modules()
@@ -47,7 +49,7 @@ def run_once(net: nn.Module, example: Tensor, bottleneck: nn.Module | None) -> P
     try:
         with evaluating([net]), _trainable(net), torch.random.fork_rng(devices=[]), torch.enable_grad():
             passed.result = net(example.clone().requires_grad_(example.is_floating_point()))
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError) as error:
         raise ValueError(
             f"example: {type(net).__name__} does not take a batch of shape {tuple(example.shape)} "
             f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); pass one that it takes"
@@ -55,6 +57,7 @@ def run_once(net: nn.Module, example: Tensor, bottleneck: nn.Module | None) -> P
     finally:
         for hook in hooks:
             hook.remove()
+        _restore(attributes)
     if len(passed.outputs) == 1 and isinstance(passed.outputs[0], Tensor) and passed.outputs[0].requires_grad:
         tensors = [tensor for tensor in tensors_of(passed.result) if tensor.requires_grad]
         grads = torch.autograd.grad([t.sum() for t in tensors], passed.outputs, retain_graph=True, allow_unused=True)
@@ -62,12 +65,12 @@ def run_once(net: nn.Module, example: Tensor, bottleneck: nn.Module | None) -> P
     return passed
 
 
-def problem_of(passed: Pass, bottleneck: nn.Module) -> str | None:
-    """Why a module cannot be the bottleneck, or None."""
+def problem_of(passed: Pass, axes: int) -> str | None:
+    """Why a module cannot be the bottleneck of a network whose images have so many axes, or None."""
     if len(passed.outputs) != 1:
         return f"ran {len(passed.outputs)} times for the example, and must run once"
     output = passed.outputs[0]
-    if not isinstance(output, Tensor) or not 3 <= output.ndim <= 5:
+    if not isinstance(output, Tensor) or output.ndim != axes:
         what = f"of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         return f"must return a map (B, C, *spatial), and returns {what}"
     if not passed.matters:
@@ -93,7 +96,7 @@ def as_example(net: nn.Module, example: Tensor | Sequence[int]) -> Tensor:
     """A batch as ``example`` gives it, or zeros of that shape, where and as the network computes."""
     if not isinstance(example, Tensor):
         sizes = tuple(example) if isinstance(example, Sequence) and not isinstance(example, str) else ()
-        if len(sizes) < 3 or not all(isinstance(size, int) and size > 0 for size in sizes):
+        if len(sizes) < 3 or not all(isinstance(size, Integral) and size > 0 for size in sizes):
             raise ValueError(
                 f"example must be a batch (B, C, *spatial) that {type(net).__name__} takes, or its shape, "
                 f"got {example!r}"
@@ -101,6 +104,17 @@ def as_example(net: nn.Module, example: Tensor | Sequence[int]) -> Tensor:
         example = torch.zeros(sizes)
     parameter = next(net.parameters(), None)
     return example if parameter is None else example.to(parameter.device, parameter.dtype)
+
+
+def _restore(attributes: dict[nn.Module, dict[str, Any]]) -> None:
+    """Take away what a pass has left in modules: it holds the graph, with which they cannot be copied."""
+    for module, before in attributes.items():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Tensor) and value is not before.get(name):
+                if name in before:
+                    vars(module)[name] = before[name]
+                else:
+                    del vars(module)[name]
 
 
 @contextmanager

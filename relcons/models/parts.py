@@ -24,7 +24,7 @@ class UNetParts:
 
     Args:
         encoder: ``encoder(x)`` gives a list of maps ``(B, C, *spatial)``, finest first, bottleneck last.
-        decoder: ``decoder(maps)`` takes that list.
+        decoder: ``decoder(maps)`` takes that list. Of several outputs the finest comes first.
         head: takes what the decoder returns; None where the decoder returns the logits itself.
         channels: widths of that list; None reads ``encoder.out_channels``, ``encoder.output_channels``
             or ``encoder.feature_info``.
@@ -147,7 +147,7 @@ class UNetParts:
         Args:
             net: any network; it is neither copied nor changed.
             name: name of the bottleneck among ``net.named_modules()``: it runs once in a forward pass and
-                returns one map ``(B, C, *spatial)``.
+                returns one map ``(B, C, *spatial)``, channels second.
             example: a batch ``(B, C, *spatial)`` that ``net`` takes, or its shape: one pass of it finds width,
                 resolution and what the bottleneck depends on.
 

@@ -19,8 +19,8 @@ class Pretrained(nn.Module):
         """Write ``config.json``, ``model.safetensors`` and a model card, each whole or not at all.
 
         Networks of segmentation_models_pytorch and dynamic-network-architectures are written as names and
-        arguments, so that ``from_pretrained`` builds them; any
-        other, MONAI's included, and one that was changed after it was built must be given there as ``net``.
+        arguments, so that ``from_pretrained`` builds them; any other, MONAI's included, and one that was
+        changed after it was built must be given there as ``net``.
 
         Args:
             folder: made where it is missing; a ``README.md`` in it stays as it is.
@@ -40,6 +40,8 @@ class Pretrained(nn.Module):
         net: nn.Module | UNetParts | None = None,
         *,
         general: General | nn.Module | Sequence[General | nn.Module] = "copy",
+        revision: str | None = None,
+        token: str | None = None,
     ) -> Self:
         """Model of a folder or of the hub: equal outputs, the same parameters trainable, in evaluation mode.
 
@@ -47,11 +49,13 @@ class Pretrained(nn.Module):
         by safetensors. Call ``.train()`` to go on training.
 
         Args:
-            path: folder that ``save_pretrained`` wrote, or a
-                name on the hub such as ``"user/model"`` (``HF_HUB_OFFLINE=1`` keeps to its cache).
+            path: folder that ``save_pretrained`` wrote, or a name on the hub such as ``"user/model"``
+                (``HF_HUB_OFFLINE=1`` keeps to its cache).
             net: the network, built as it was, where the file names none; the model takes its modules
                 and overwrites their weights.
             general: general encoders, where they were your own and of another architecture than net's.
+            revision: commit, branch or tag on the hub; None takes the newest.
+            token: of the hub; None takes the one that ``hf auth login`` stored.
 
         Raises:
             ValueError: there is no such folder, a file in it is missing, truncated, foreign or does not
@@ -71,7 +75,7 @@ class Pretrained(nn.Module):
         """
         from relcons.models import shipping
 
-        model: Self = shipping.load(path, net, general, cls)
+        model: Self = shipping.load(path, net, general, cls, revision, token)
         return model
 
     def push_to_hub(

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-__all__ = ["evaluating", "probe", "reached_parameters", "tensors_of"]
+__all__ = ["evaluating", "keeping_buffers", "probe", "reached_parameters", "tensors_of"]
 
 T = TypeVar("T")
 
@@ -57,6 +57,19 @@ def tensors_of(output: Any) -> list[Tensor]:
         return [output]
     values = output.values() if isinstance(output, Mapping) else output if isinstance(output, list | tuple) else ()
     return [tensor for value in values for tensor in tensors_of(value)]
+
+
+@contextmanager
+def keeping_buffers(module: nn.Module) -> Iterator[None]:
+    """Buffers inside as they were afterwards, whether a pass changes them in place or puts others there."""
+    before = [(m, name, buffer) for m in module.modules() for name, buffer in m._buffers.items() if buffer is not None]
+    values = [buffer.clone() for _, _, buffer in before]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for (owner, name, buffer), value in zip(before, values, strict=True):
+                owner._buffers[name] = buffer.copy_(value)
 
 
 @contextmanager

@@ -41,9 +41,11 @@ def save(model: Any, folder: str | os.PathLike[str], licence: str | None) -> Non
         write(folder / CARD, lambda path: path.write_text(card, encoding="utf-8"))
 
 
-def load(path: str | os.PathLike[str], net: Any, general: Any, cls: type[Any]) -> Any:
+def load(
+    path: str | os.PathLike[str], net: Any, general: Any, cls: type[Any], revision: str | None, token: str | None
+) -> Any:
     """Model of a folder or of the hub, in evaluation mode."""
-    folder = locate(path)
+    folder = locate(path, revision, token)
     config = read_config(folder / CONFIG)
     model = _build(config, folder / CONFIG, cls, net, general)
     fill(model, folder / WEIGHTS)

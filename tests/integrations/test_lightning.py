@@ -118,6 +118,20 @@ def test_steps_not_batches(tmp_path: Path, accumulate: int, steps: int) -> None:
     assert module.relation.current_weight.item() == pytest.approx(SCHEDULE(steps))
 
 
+def test_clipping_keeps_the_general_loss_out_of_the_segmentations_step(tmp_path: Path) -> None:
+    norms = []
+    for weight in (1e-9, 1e6):
+        module = build(RelationLoss(weight, target=False))
+        trainer(tmp_path, max_steps=1, gradient_clip_val=0.01).fit(module, loader(1))
+        groups = {group["name"]: group["params"] for group in module.model.parameter_groups()}
+        assert len(groups) == 3
+        norms.append(
+            [torch.nn.utils.get_total_norm([p.grad for p in groups[name]]) for name in ("target", "decoder", "general")]
+        )
+    assert torch.allclose(torch.stack(norms[0][:2]), torch.stack(norms[1][:2]))
+    assert norms[1][2] == pytest.approx(0.01, rel=1e-3)
+
+
 def test_schedule_resumes_from_a_checkpoint(tmp_path: Path) -> None:
     """Four steps, a checkpoint, four more in another Trainer: the weights of eight in one go."""
     whole = build()

@@ -88,6 +88,64 @@ class Listing(NestedUNet):
         return self.stages[2](coarse) + self.skips.pop()
 
 
+class Hooked(NestedUNet):
+    """A hook keeps its skip connection in a dictionary of its own, as networks around a backbone of others do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[str, Tensor] = {}
+        kept = self.kept
+        self.stages[0].register_forward_hook(lambda *args: kept.update(skip=args[2]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        coarse = self.bottom(self.stages[1](self.stages[0](x)))
+        return self.stages[2](coarse) + self.kept["skip"]
+
+
+class Remembering(NestedUNet):
+    """Keeps a map of its last pass as an attribute."""
+
+    fine: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.fine = self.stages[0](x)
+        return self.stages[2](self.bottom(self.stages[1](self.fine))) + self.fine
+
+
+class Tokens(Changed):
+    """Has a module on the way that returns tokens (B, N, C)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        coarse = self.bottom(self.stages[1](self.stages[0](x)))
+        tokens = self.norm(coarse.flatten(2).transpose(1, 2))
+        return self.stages[2](tokens.transpose(1, 2).view_as(coarse))
+
+
+class WithAuxiliary(NestedUNet):
+    """Has a second output in training alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.auxiliary = nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        skip = self.stages[0](x)
+        coarse = self.bottom(self.stages[1](skip))
+        out = self.stages[2](coarse) + skip
+        return [out, self.auxiliary(coarse)] if self.training else out
+
+
+class Wanting(NestedUNet):
+    """Takes batches that are more than tensors."""
+
+    def forward(self, x: Any) -> Tensor:
+        return super().forward(x.image)
+
+
 class Elsewhere(NestedUNet):
     """Reaches a module in front of its bottleneck through a function bound to the network that was cut."""
 
@@ -279,6 +337,22 @@ def test_nothing_outlives_the_pass() -> None:
         assert swap.bottleneck is None
 
 
+def test_nothing_is_left_in_net() -> None:
+    net = Remembering()
+    at(net)
+    assert net.fine is None
+    copy.deepcopy(net)
+
+
+def test_outputs_of_training_alone_keep_their_heads() -> None:
+    net = WithAuxiliary()
+    model = DualEncoderUNet(at(net)).train()
+    assert all(parameter.requires_grad for parameter in net.auxiliary.parameters())
+    outputs = model(torch.rand(SMALL))
+    outputs[1].sum().backward()
+    assert net.auxiliary.weight.grad is not None
+
+
 def test_several_general_encoders() -> None:
     model = MultiEncoderUNet(at(NestedUNet()), generals=2)
     perturb(model)
@@ -382,6 +456,13 @@ def test_moves_to_another_type() -> None:
             "bottom",
             "Hidden cannot be cut at 'bottom': it calls that module by another way than the attribute that names it",
         ),
+        (Hooked(), "bottom", "Hooked cannot be cut at 'bottom': "),
+        (
+            Tokens(),
+            "norm",
+            "module 'norm' of Tokens must return a map (B, C, *spatial), and returns of shape (1, 16, 6)",
+        ),
+        (Wanting(), "bottom", "example: Wanting does not take a batch of shape"),
         (Listing(), "bottom", "Listing cannot be cut at 'bottom': it keeps maps in lists or dictionaries of its own"),
         (Elsewhere(), "bottom", "Elsewhere cannot be cut at 'bottom': a copy of it does not give what it gives"),
         (

@@ -15,7 +15,7 @@ from relcons import (
     split_unet,
 )
 from tests.models.checking import assert_same, different, flat, perturb, scalar
-from tests.models.networks import BATCH_NORMS, TinyEncoder, dna_net, smp_net, tiny_parts
+from tests.models.networks import BATCH_NORMS, TinyDecoder, TinyEncoder, dna_net, smp_net, tiny_parts
 
 SMALL = (2, 1, 8, 8)
 
@@ -79,6 +79,34 @@ def test_auto_gives_the_full_resolution_tensor_in_evaluation() -> None:
         evaluated = model.eval()(x, source=source)
         logits = evaluated if source is None else evaluated.logits
         assert torch.equal(logits, training[0])
+
+
+class Reversed(TinyDecoder):
+    """Its result comes last."""
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        fine = super().forward(maps)
+        return [fine[..., ::2, ::2], fine]
+
+
+def test_auto_refuses_outputs_of_which_the_first_is_not_the_finest() -> None:
+    parts, x = UNetParts(TinyEncoder(), Reversed()), torch.rand(2, 1, 8, 8)
+    with pytest.raises(ValueError, match="net returns 2 maps and the first is not finer than all others"):
+        DualEncoderUNet(parts).eval()(x)
+    assert [tuple(t.shape[2:]) for t in DualEncoderUNet(parts, outputs="native").eval()(x)] == [(4, 4), (8, 8)]
+
+
+def test_widths_that_the_encoder_does_not_have_are_refused() -> None:
+    parts = UNetParts(TinyEncoder(), TinyDecoder(), channels=(4, 8))
+    with pytest.raises(ValueError, match=r"channels says .* have widths \(4, 8\), and they have \(4, 6\)"):
+        DualEncoderUNet(parts)
+
+
+def test_own_general_encoder_follows_the_mode_of_net() -> None:
+    own = TinyEncoder(norm=BATCH_NORMS[1]).eval()
+    model = DualEncoderUNet(tiny_parts(), general=own)
+    assert model.training
+    assert all(module.training for module in model.general_encoder.modules())
 
 
 def test_native_gives_what_net_gives_in_both_modes() -> None:

@@ -312,7 +312,7 @@ def test_the_folder_must_be_one(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"folder must be a folder, got the file .*file"):
         DualEncoderUNet(tiny_net()).save_pretrained(tmp_path / "file")
-    for path in (tmp_path / "missing", tmp_path / "file", "no such name"):
+    for path in (tmp_path / "missing", tmp_path / "file", "no such name", "./missing"):
         with pytest.raises(ValueError, match=r"path must be a folder that save_pretrained wrote or a hub name"):
             DualEncoderUNet.from_pretrained(path)
     with pytest.raises(TypeError, match="path must be a folder or a hub name, got int"):
