@@ -14,7 +14,7 @@ from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecod
 from torch import Tensor, nn
 
 from relcons.models.nested import shallow_copy
-from relcons.models.parts import Extra, UNetParts, reset_parameters, wider
+from relcons.models.parts import Extra, UNetParts, reset_parameters, take_channels, wider
 
 __all__ = ["DnaParts", "build", "describe", "split"]
 
@@ -182,14 +182,14 @@ def _without_encoder(decoder: UNetDecoder) -> UNetDecoder:
     return alone
 
 
-def _facts(encoder: nn.Module | SimpleNamespace, extra: Extra = 0) -> SimpleNamespace:
+def _facts(encoder: nn.Module | SimpleNamespace, extra: int = 0) -> SimpleNamespace:
     facts = {name: getattr(encoder, name) for name in _ENCODER_FACTS}
     facts["output_channels"] = wider(facts["output_channels"], extra)
     return SimpleNamespace(**facts)
 
 
 def _widener(net: Any, decoder: Any) -> Callable[[Extra], nn.Module]:
-    def build(extra: Extra) -> UNetDecoder:
+    def build(extra: int) -> UNetDecoder:
         return UNetDecoder(
             _facts(decoder.encoder, extra),
             decoder.num_classes,
@@ -208,8 +208,13 @@ def _widener(net: Any, decoder: Any) -> Callable[[Extra], nn.Module]:
                 f'fusion="concat": the decoder of this {type(net).__name__} is not the one that the library builds '
                 'for its encoder; use fusion="project"'
             )
-        wider: nn.Module = build(extra)
-        return wider.apply(net.initialize)
+        skips, bottleneck = ([], extra) if isinstance(extra, int) else (extra[:-1], extra[-1])
+        fresh: Any = build(bottleneck)
+        # Wider skips are taken in by the first convolution of their stage; what a stage gives stays as it is.
+        for stage, more in zip(fresh.stages, reversed(skips), strict=False):
+            take_channels(stage.convs[0].conv, stage.convs[0].conv.in_channels + more)
+        applied: nn.Module = fresh.apply(net.initialize)
+        return applied
 
     return widen
 

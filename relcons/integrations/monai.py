@@ -28,12 +28,10 @@ from relcons.integrations.monai_modules import (
     SwinUNETREncoder,
     UpPath,
 )
-from relcons.models.parts import Extra, UNetParts, reset_parameters, small_inputs, wider
+from relcons.models.parts import Extra, UNetParts, reset_parameters, small_inputs, take_channels, wider
 from relcons.models.reach import evaluating, probe
 
 __all__ = ["MonaiParts", "split"]
-
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,11 +231,7 @@ def _widened(decoder: nn.Module, maps: list[Tensor], net: nn.Module) -> nn.Modul
 
     def widen(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         if isinstance(layer, nn.modules.conv._ConvNd) and inputs[0].shape[1] != layer.in_channels:
-            axis = 0 if isinstance(layer, _TRANSPOSED) else 1
-            shape = list(layer.weight.shape)
-            shape[axis] = shape[axis] * inputs[0].shape[1] // layer.in_channels  # of a group, if there are several
-            layer.weight = nn.Parameter(layer.weight.new_zeros(shape))
-            layer.in_channels = inputs[0].shape[1]
+            take_channels(layer, inputs[0].shape[1])
 
     hooks = [layer.register_forward_pre_hook(widen) for layer in decoder.modules()]
     try:

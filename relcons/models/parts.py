@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from relcons.models.cut import Cut, cut_at
 from relcons.models.observing import as_example
 
-__all__ = ["Extra", "UNetParts", "reset_parameters", "small_inputs", "wider"]
+__all__ = ["Extra", "UNetParts", "reset_parameters", "small_inputs", "take_channels", "wider"]
 
 Extra = int | Sequence[int]
 
@@ -213,6 +213,15 @@ def wider(channels: Sequence[int], extra: Extra) -> tuple[int, ...]:
     """Widths with ``extra`` added: to the bottleneck's alone, or to every map's where it is a sequence."""
     extras = [*[0] * (len(channels) - 1), extra] if isinstance(extra, int) else extra
     return tuple(width + more for width, more in zip(channels, extras, strict=True))
+
+
+def take_channels(layer: Any, channels: int) -> None:
+    """Let a convolution take another number of channels; its weights are then zeros, to be drawn anew."""
+    axis = 0 if isinstance(layer, nn.modules.conv._ConvTransposeNd) else 1
+    shape = list(layer.weight.shape)
+    shape[axis] = shape[axis] * channels // layer.in_channels  # of a group, if there are several
+    layer.weight = nn.Parameter(layer.weight.new_zeros(shape))
+    layer.in_channels = channels
 
 
 def small_inputs(module: nn.Module) -> Iterator[Tensor]:

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -63,6 +64,20 @@ def test_parameters_of_table_i() -> None:
     assert sum(p.numel() for p in net.parameters()) == 30_702_693
     model = DualEncoderUNet(net, general="reset", fusion="concat")
     assert sum(p.numel() for p in model.parameters()) == 45_118_405
+
+
+def test_a_multi_encoder_is_wider_only_where_maps_are_joined() -> None:
+    """The decoder of Table I: maps of both encoders go in at every stage, and stages give what they gave."""
+    paper = VOLUME_PRESETS["paper"]
+    features, kernels = paper["features_per_stage"], paper["kernel_sizes"]
+    net = plain_unet(features, axes=3, strides=paper["strides"], kernel_sizes=kernels)
+    single = sum(p.numel() for p in net.parameters())
+    encoder = sum(p.numel() for p in net.encoder.parameters())
+    every = tuple(range(len(features)))
+    model = DualEncoderUNet(net, general="reset", fusion="concat", fuse_levels=every)
+    joined = sum(features[level] ** 2 * math.prod(kernels[level]) for level in every[:-1])
+    upsampling = features[-1] * features[-2] * math.prod(paper["strides"][-1])
+    assert sum(p.numel() for p in model.parameters()) == single + encoder + joined + upsampling
 
 
 def test_rows_of_table_i() -> None:
