@@ -19,6 +19,10 @@ with warnings.catch_warnings():
     from covidct.systems import SYSTEMS, build_model, system
 
 
+# Trainings of Tables III and IV, five folds a row: `finetune` has three rows, each with a `pretrain` of its own.
+TABLES = {name: 15 if name in ("pretrain", "finetune") else 5 for name in SYSTEMS}
+
+
 def step_flops(config: Config) -> int:
     """Operations of one step, a multiplication and an addition as two, on the meta device, which computes nothing.
 
@@ -42,12 +46,26 @@ def step_flops(config: Config) -> int:
     return counter.get_total_flops()
 
 
-def row(method: str, axes: int, options: argparse.Namespace) -> list[object]:
+def cells(name: str, axes: int, flops: float, options: argparse.Namespace, steps: int) -> list[object]:
+    size = " x ".join(map(str, (VOLUME_PRESETS if axes == 3 else PRESETS)["paper"]["size"]))
+    hours = [f"{flops * steps / (speed * 1e12) / 3600:,.1f}" for speed in options.speeds]
+    return [name, f"{axes}D", size, f"{flops / 1e12:.2f}", *hours]
+
+
+def rows(axes: int, options: argparse.Namespace) -> list[list[object]]:
     preset = (VOLUME_PRESETS if axes == 3 else PRESETS)["paper"]
-    config = Config(dataset="", data="", source=(), method=method, preset="paper", fold=0, seed=0, **preset)
-    flops = step_flops(config)
-    hours = [f"{flops * config.steps / (speed * 1e12) / 3600:.0f}" for speed in options.speeds]
-    return [method, f"{axes}D", " x ".join(map(str, config.size)), f"{flops / 1e12:.2f}", *hours]
+    flops = {
+        method: step_flops(
+            Config(dataset="", data="", source=(), method=method, preset="paper", fold=0, seed=0, **preset)
+        )
+        for method in options.methods
+    }
+    found = [cells(method, axes, count, options, preset["steps"]) for method, count in flops.items()]
+    if axes == 3 and set(flops) == set(TABLES):
+        total = sum(flops[method] * number for method, number in TABLES.items())
+        name = f"**Tables III and IV**, {sum(TABLES.values())} trainings"
+        found.append(cells(name, axes, total, options, preset["steps"]))
+    return found
 
 
 def main() -> None:
@@ -58,8 +76,8 @@ def main() -> None:
     arguments = options.parse_args()
     hours = [f"hours for 250,000 steps at {speed:g} TFLOP/s" for speed in arguments.speeds]
     columns = ["method", "", "patch, batches of 2", "TFLOP a step", *hours]
-    rows = [row(method, axes, arguments) for axes in arguments.axes for method in arguments.methods]
-    publish("step-cost", table(columns, rows), ["dynamic_network_architectures"], arguments)
+    body = [line for axes in arguments.axes for line in rows(axes, arguments)]
+    publish("step-cost", table(columns, body), ["dynamic_network_architectures"], arguments)
 
 
 if __name__ == "__main__":
