@@ -374,6 +374,22 @@ def test_results_that_would_replace_something_are_refused(call, run, chest, save
     assert labels.read_bytes() == before
 
 
+@pytest.mark.parametrize("text", ['{"Modality": "CT", "SliceThickness": 3}', '["origin", "result"]', '{"origin": {'])
+def test_a_ct_with_the_json_of_its_converter_is_not_replaced(call, run, chest, save_volume, tmp_path, text):
+    """dcm2niix writes NAME.nii.gz and NAME.json of the series NAME."""
+    converted = save_volume(tmp_path / "nifti" / "series.nii.gz", chest()[0])
+    converted.with_name("series.json").write_text(text)
+    (tmp_path / "dicom" / "series").mkdir(parents=True)
+    (tmp_path / "dicom" / "series" / "000.dcm").touch()
+    before = {path.name: path.read_bytes() for path in converted.parent.iterdir()}
+    arguments = (run, tmp_path / "dicom" / "series", "--output", converted.parent)
+    refused(call, r"series\.nii\.gz is there, was not written by predict\.py, and would be replaced", *arguments)
+    assert {path.name: path.read_bytes() for path in converted.parent.iterdir()} == before
+    converted.unlink()
+    refused(call, r"series\.json is there, was not written by predict\.py, and would be replaced", *arguments)
+    assert names(converted.parent) == ["series.json"]
+
+
 def test_arguments_that_make_no_sense_are_refused(call, run, chest, save_volume, tmp_path):
     path = save_volume(tmp_path / "in" / "case.nii.gz", chest()[0])
     other = save_volume(tmp_path / "in" / "other.nii.gz", chest()[0])

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -266,6 +267,29 @@ def test_lits(tmp_path):
     check(found.cases[2], *scan(10))
     assert scan_case(found.cases[0]).labels == (0, 1, 2)
     assert any("there is no segmentation-11.nii" in line for line in found.skipped)
+
+
+def test_lits_segmentation_whose_header_was_never_set(tmp_path):
+    """As the challenge has them: the image's first axis runs to the left, the mask has the identity with offset 1."""
+    hu, lesion = scan()
+    image_affine = np.diag([-0.836, 0.836, 2.5, 1.0])
+    image_affine[:3, 3] = 172.9, -179.3, -368.0
+    unset = np.eye(4)
+    unset[:3, 3] = 1
+    write(tmp_path / "volume-0.nii", hu, image_affine)
+    write(tmp_path / "segmentation-0.nii", lesion * 2, unset)
+    (case,) = read_volume_set("lits", tmp_path).cases
+    volume = load_volume(case)
+    np.testing.assert_array_equal(volume.mask, lesion.transpose(2, 1, 0)[:, :, ::-1])
+    np.testing.assert_allclose(volume.image, to_window(hu).transpose(2, 1, 0)[:, :, ::-1], atol=1e-3)
+    (note,) = scan_case(case).notes
+    assert note.startswith(f"{tmp_path / 'segmentation-0.nii'}: its header is not set")
+    # Another header that differs is another place, and so is this one where it is not expected.
+    with pytest.raises(InputError, match=r"segmentation-0\.nii lies up to .* mm away from its volume"):
+        load_volume(replace(case, placeholder_masks=False))
+    write(tmp_path / "segmentation-0.nii", lesion * 2, unset * [-1, 1, 1, 1])
+    with pytest.raises(InputError, match=r"segmentation-0\.nii lies up to .* mm away from its volume"):
+        load_volume(case)
 
 
 def test_liver_of_msd(tmp_path):

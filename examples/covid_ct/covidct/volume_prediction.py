@@ -18,7 +18,7 @@ from covidct.files import entries, remove_parts
 from covidct.metrics import binarise
 from covidct.volume_figures import draw_lesions
 from covidct.volume_metrics import millilitres
-from covidct.volume_records import begin, origin, record, recorded
+from covidct.volume_records import begin, is_record, origin, record, recorded
 from covidct.volume_segmentation import Settings, segment
 
 
@@ -84,10 +84,11 @@ def plan_volumes(
             record=output / f"{name}.json",
         )
         taken = {other.resolve() for other in (*found, *masks)}
-        for result in job.results:
+        ours = is_record(job.record)
+        for result in (*job.results, job.record):
             if result.resolve() in taken:
                 raise InputError(f"{result} is an input and would be replaced; give another --output")
-            if result.exists() and not job.record.exists():
+            if result.exists() and not ours:
                 raise InputError(
                     f"{result} is there, was not written by predict.py, and would be replaced; give another --output"
                 )

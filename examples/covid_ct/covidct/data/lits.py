@@ -15,7 +15,8 @@ def read_lits(folder: Path) -> VolumeSet:
     """`volume-N.nii` and `segmentation-N.nii`, in `folder` or the batches below it; or Task03_Liver's imagesTr.
 
     Label 1 is liver, 2 tumour, the lesion here. Volumes 28 to 47 are those of 3D-IRCADb and say 1 mm as the
-    distance of their slices, whatever it was.
+    distance of their slices, whatever it was. Some segmentations of the challenge have a header that was never set:
+    see `VolumeCase.placeholder_masks`.
     """
     root = below(folder, "Task03_Liver") or folder
     if (root / "imagesTr").is_dir():
@@ -32,5 +33,6 @@ def read_lits(folder: Path) -> VolumeSet:
         if mask is None:
             skipped.append(f"{path}: there is no segmentation-{number[1]}.nii; test volumes have none")
         else:
-            cases.append(VolumeCase(stem, path, mask, LESION, ALLOWED, (), "hu", patient=stem))
+            case = VolumeCase(stem, path, mask, LESION, ALLOWED, (), "hu", patient=stem, placeholder_masks=True)
+            cases.append(case)
     return VolumeSet("lits", tuple(cases), tuple(skipped))
