@@ -373,6 +373,18 @@ def test_nnunet_label_that_is_not_declared(tmp_path):
     check(found.cases[2], *scan(10))
 
 
+@pytest.mark.parametrize(
+    "labels", [{"background": 0, "a": 1, "ignore": 2}, {"0": "background", "1": "a", "2": "ignore"}]
+)
+def test_nnunet_voxels_to_ignore_are_no_lesion(tmp_path, labels):
+    root = write_tasks(tmp_path, "case", labels)
+    write(root / "labelsTr" / "case_003.nii.gz", scan(3)[1] * 2)
+    found = read_volume_set("nnunet-raw", root)
+    with pytest.raises(InputError, match=r"case_003\.nii\.gz holds 2, expected 0, 1"):
+        load_volume(found.cases[1])
+    check(found.cases[2], *scan(10))
+
+
 def test_nnunet_channel_numbers_and_a_damaged_description(tmp_path):
     hu, lesion = scan()
     write(tmp_path / "imagesTr" / "case_0000.nii.gz", hu)
