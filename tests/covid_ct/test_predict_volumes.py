@@ -398,6 +398,13 @@ def test_arguments_that_make_no_sense_are_refused(call, run, chest, save_volume,
     (tmp_path / "text.txt").write_text("")
     refused(call, "no INPUT was given", run, *out)
     refused(call, "empty is empty", run, tmp_path / "empty", *out)
+    (tmp_path / "patient" / "study" / "series2").mkdir(parents=True)
+    (tmp_path / "patient" / "study" / "series1").mkdir()
+    (tmp_path / "patient" / "study" / ".DS_Store").touch()
+    (tmp_path / "patient" / "study" / "series1" / "1.dcm").touch()
+    (tmp_path / "patient" / "study" / "series2" / "1.dcm").touch()
+    instead = r"patient holds no file directly; give the folder of the DICOM series itself, .* as .*study/series1$"
+    refused(call, instead, run, tmp_path / "patient", *out)
     refused(call, r"text\.txt is no volume by its name; expected \.nii\.gz", run, tmp_path / "text.txt", *out)
     refused(call, "is one mask and there are 2 volumes", run, path, other, *out, "--lungs", path)
     refused(call, "holds no mask named case", run, path, *out, "--lungs", tmp_path / "empty")

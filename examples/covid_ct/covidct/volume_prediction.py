@@ -1,5 +1,6 @@
 """Lesion masks of volumes without labels: files in, NIfTI masks, figures and lesion volumes out."""
 
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -183,6 +184,11 @@ def _volumes_in(folder: Path) -> dict[Path, str]:
     In a folder of one case (ct.nii.gz, or named as the folder) only that file is a volume.
     """
     files = [path for path in entries(folder) if path.is_file() and not path.name.startswith(".")]
+    if not files and (place := _first_with_files(folder)):
+        raise InputError(
+            f"{folder} holds no file directly; give the folder of the DICOM series itself, or of the volumes, "
+            f"such as {place}"
+        )
     if not files:
         raise InputError(f"{folder} is empty; give NIfTI, NRRD or MHA files, or the folder of a DICOM series")
     volumes = [path for path in files if path.name.lower().endswith(SUFFIXES)]
@@ -191,6 +197,15 @@ def _volumes_in(folder: Path) -> dict[Path, str]:
         return {(only or [folder])[0]: folder.resolve().name}
     stems = {stem_of(path).lower() for path in volumes}
     return {path: stem_of(path) for path in volumes if not _is_mask(stem_of(path).lower(), stems)}
+
+
+def _first_with_files(folder: Path) -> Path | None:
+    for place, folders, files in os.walk(folder):
+        # Walked in this order.
+        folders.sort()
+        if any(not name.startswith(".") for name in files):
+            return Path(place)
+    return None
 
 
 def _is_only_case(path: Path) -> bool:
