@@ -20,7 +20,7 @@ from covidct.phantom_sets import make_phantoms
 from covidct.progress import stages_shown, work_shown
 from covidct.run_groups import check_folds
 from covidct.slice_report import Evaluated, pooled_rows, run_rows, show
-from covidct.volume_evaluation import Failed, ScoredVolume, score_volumes, volume_test_cases
+from covidct.volume_evaluation import score_volumes, volume_test_cases
 from covidct.volume_plan import read_plan
 from covidct.volume_report import EvaluatedVolumes, fold_rows, show_folds, show_runs, write_folds
 from covidct.volume_segmentation import Region, settings_of
@@ -33,6 +33,8 @@ FOLD_MEANING = (
     "all: mean ± sample standard deviation over all evaluations; by case: each case's folds are averaged first; "
     "empty: neither lesion nor prediction, left out."
 )
+
+BY_PATIENT_MEANING = "without scans of the training patients: not the published protocol"
 
 
 @dataclass(frozen=True)
@@ -118,9 +120,9 @@ def _evaluate_volumes(arguments: Arguments, configs: Mapping[Path, Config], cons
         )
     evaluated, failures = [], 0
     for run, config, plan, cases in jobs:
-        scored, failed = _score_volumes(arguments, run, config, plan, cases)
-        failures += len(failed)
-        evaluated.append(EvaluatedVolumes(run, config, scored, failed))
+        one = _score_volumes(arguments, run, config, plan, cases)
+        failures += len(one.failed)
+        evaluated.append(one)
     if arguments.folds:
         rows = fold_rows(evaluated)
         folder = arguments.output or evaluated[0].run.resolve().parent
@@ -130,12 +132,14 @@ def _evaluate_volumes(arguments: Arguments, configs: Mapping[Path, Config], cons
     else:
         console.print(show_runs(evaluated))
         console.print("± is the sample standard deviation over volumes.", soft_wrap=True)
+    if arguments.by_patient:
+        console.print(BY_PATIENT_MEANING, soft_wrap=True)
     return failures
 
 
 def _score_volumes(
     arguments: Arguments, run: Path, config: Config, plan: Plan, cases: Sequence[VolumeCase]
-) -> tuple[list[ScoredVolume], list[Failed]]:
+) -> EvaluatedVolumes:
     device = best_device()
     settings = settings_of(config, on_cpu=device.type == "cpu", flips=arguments.flips, region=arguments.region)
     model = load_run(run)[1].to(device)
@@ -153,7 +157,7 @@ def _score_volumes(
         data=arguments.data and str(arguments.data),
         by_patient=arguments.by_patient,
     )
-    return scored, failed
+    return EvaluatedVolumes(run, config, settings, scored, failed)
 
 
 def _check_run(run: Path) -> None:

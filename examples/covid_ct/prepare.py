@@ -8,10 +8,11 @@ from typing import Annotated
 
 import tyro
 from covidct.data.preprocess import Spacing, check_spacing
-from covidct.data.store import SETTINGS, StoreSettings, begin_store, read_settings, remove_leftovers
+from covidct.data.store import FACTS, SETTINGS, StoreSettings, begin_store, read_settings, remove_leftovers
 from covidct.data.volume_sets import describe, read_volume_set
 from covidct.data.volumes import CaseFacts, VolumeCase
 from covidct.errors import InputError, exit_on_input_error
+from covidct.files import entries
 from covidct.preparation import (
     Needs,
     Outcome,
@@ -81,6 +82,7 @@ def main() -> None:
     cases = [case for case in found.cases if case.name in facts]
     outcomes = _prepare(cases, arguments.output, spacing, workers, facts, console)
     failures |= {outcome.name: outcome.message for outcome in outcomes if outcome.state == "failed"}
+    _report_others(outcomes, arguments.output, console)
     _finish(outcomes, failures, arguments.output)
 
 
@@ -152,6 +154,19 @@ def _prepare(
 def _report(failures: dict[str, str], console: Console) -> None:
     for name, message in failures.items():
         console.print(Text.assemble(("error: ", "bold red"), f"{name}: {message}"), soft_wrap=True)
+
+
+def _report_others(outcomes: Sequence[Outcome], root: Path, console: Console) -> None:
+    """Say which cases the store has from before that this run has neither made nor kept."""
+    done = {outcome.name for outcome in outcomes if outcome.state != "failed"}
+    others = [path.name for path in entries(root) if (path / FACTS).is_file() and path.name not in done]
+    if others:
+        what = "1 case that is" if len(others) == 1 else f"{len(others)} cases that are"
+        text = (
+            f"{root} also holds {what} not of this run (gone from DATA, or not done): {', '.join(others)}; "
+            "training takes them, too: delete their folders there to leave them out"
+        )
+        console.print(Text.assemble(("note: ", "bold yellow"), text), soft_wrap=True)
 
 
 def _finish(outcomes: Sequence[Outcome], failures: dict[str, str], root: Path) -> None:

@@ -248,6 +248,20 @@ def test_volume_that_cannot_be_used_is_reported_and_the_others_scored(call, make
     assert content(run.parent / "folds.json")[0]["by_patient"] is True
 
 
+def test_results_say_how_they_came_about(call, make_run, bright):
+    run = make_run("one")
+    text, _, _ = call(run, "--folds")
+    assert "not the published protocol" not in text
+    for options in ((), ("--folds",)):
+        text, _, _ = call(run, "--by-patient", "--region", "all", "--flips", *options)
+        assert "without scans of the training patients: not the published protocol" in text
+    inference = {"flips": True, "precision": "32", "overlap": 0.5, "region": "all"}
+    assert content(run.parent / "folds.json")[0]["inference"] == inference
+    for path in (run / "metrics.csv", run.parent / "folds.csv"):
+        for row in rows_of(path):
+            assert [row[name] for name in ("by_patient", "region", "flips")] == ["True", "all", "True"]
+
+
 def test_lungs_are_read_only_where_they_are_asked_for(call, make_run, bright, cases, tmp_path):
     for name, (case, dsc) in cases.items():
         cases[name] = (replace(case, lungs=(tmp_path / "no_lungs.nii.gz",)), dsc)

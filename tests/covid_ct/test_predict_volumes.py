@@ -374,6 +374,22 @@ def test_results_that_would_replace_something_are_refused(call, run, chest, save
     assert labels.read_bytes() == before
 
 
+@pytest.mark.parametrize("text", ['{"Modality": "CT", "SliceThickness": 3}', '["origin", "result"]', '{"origin": {'])
+def test_a_ct_with_the_json_of_its_converter_is_not_replaced(call, run, chest, save_volume, tmp_path, text):
+    """dcm2niix writes NAME.nii.gz and NAME.json of the series NAME."""
+    converted = save_volume(tmp_path / "nifti" / "series.nii.gz", chest()[0])
+    converted.with_name("series.json").write_text(text)
+    (tmp_path / "dicom" / "series").mkdir(parents=True)
+    (tmp_path / "dicom" / "series" / "000.dcm").touch()
+    before = {path.name: path.read_bytes() for path in converted.parent.iterdir()}
+    arguments = (run, tmp_path / "dicom" / "series", "--output", converted.parent)
+    refused(call, r"series\.nii\.gz is there, was not written by predict\.py, and would be replaced", *arguments)
+    assert {path.name: path.read_bytes() for path in converted.parent.iterdir()} == before
+    converted.unlink()
+    refused(call, r"series\.json is there, was not written by predict\.py, and would be replaced", *arguments)
+    assert names(converted.parent) == ["series.json"]
+
+
 def test_arguments_that_make_no_sense_are_refused(call, run, chest, save_volume, tmp_path):
     path = save_volume(tmp_path / "in" / "case.nii.gz", chest()[0])
     other = save_volume(tmp_path / "in" / "other.nii.gz", chest()[0])
@@ -382,6 +398,13 @@ def test_arguments_that_make_no_sense_are_refused(call, run, chest, save_volume,
     (tmp_path / "text.txt").write_text("")
     refused(call, "no INPUT was given", run, *out)
     refused(call, "empty is empty", run, tmp_path / "empty", *out)
+    (tmp_path / "patient" / "study" / "series2").mkdir(parents=True)
+    (tmp_path / "patient" / "study" / "series1").mkdir()
+    (tmp_path / "patient" / "study" / ".DS_Store").touch()
+    (tmp_path / "patient" / "study" / "series1" / "1.dcm").touch()
+    (tmp_path / "patient" / "study" / "series2" / "1.dcm").touch()
+    instead = r"patient holds no file directly; give the folder of the DICOM series itself, .* as .*study/series1$"
+    refused(call, instead, run, tmp_path / "patient", *out)
     refused(call, r"text\.txt is no volume by its name; expected \.nii\.gz", run, tmp_path / "text.txt", *out)
     refused(call, "is one mask and there are 2 volumes", run, path, other, *out, "--lungs", path)
     refused(call, "holds no mask named case", run, path, *out, "--lungs", tmp_path / "empty")

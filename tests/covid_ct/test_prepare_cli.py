@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
+import prepare as script
 import pytest
 from covidct import preparation
 from covidct.data.store import StoreSettings, begin_store, open_store, read_case
@@ -96,6 +97,26 @@ def test_what_is_missing_is_added(tmp_path):
     assert again.returncode == 0, again.stderr
     assert f"3 cases in {output} (1 made, 2 kept)" in again.stdout
     assert "spacing 5.5 x 2 x 2 mm" in again.stderr
+
+
+def test_cases_of_an_earlier_run_are_named(tmp_path, monkeypatch, capsys):
+    """One that is gone from the data, and one whose files can no longer be read; training would take both."""
+    data, output = write_set(tmp_path / "data", 3), tmp_path / "store"
+    cases = [case(data, number) for number in (1, 2, 3)]
+    monkeypatch.setattr(preparation, "in_processes", lambda call, tasks, _: ((t[0].name, call(*t)) for t in tasks))
+    monkeypatch.setattr(sys, "argv", ["prepare.py", str(data), "--dataset", "covid-ct-20", "--output", str(output)])
+    script.main()
+    assert "not of this run" not in capsys.readouterr().err
+    cases[0].image.unlink()
+    cases[2].image.write_bytes(bytes(9))
+    with pytest.raises(SystemExit):
+        script.main()
+    captured = capsys.readouterr()
+    assert f"1 cases in {output} (1 kept)" in captured.out
+    assert (
+        f"note: {output} also holds 2 cases that are not of this run (gone from DATA, or not done): "
+        "coronacases_001, coronacases_003; training takes them, too: delete their folders there to leave them out"
+    ) in captured.err
 
 
 def test_other_settings(tmp_path):

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -268,6 +269,44 @@ def test_lits(tmp_path):
     assert any("there is no segmentation-11.nii" in line for line in found.skipped)
 
 
+def test_lits_says_what_it_does_not_take(tmp_path):
+    hu, lesion = scan()
+    write(tmp_path / "volume-0.nii", hu)
+    for number in (0, 7):
+        write(tmp_path / f"segmentation-{number}.nii", lesion)
+    for number in (0, 1):
+        write(tmp_path / "tests" / f"test-volume-{number}.nii", hu)
+    found = read_volume_set("lits", tmp_path)
+    assert names(found) == ["volume-0"]
+    assert found.skipped == (
+        f"{tmp_path / 'segmentation-7.nii'}: there is no volume-7.nii",
+        f"{tmp_path / 'tests'}: 2 volumes without a mask (test-volume-0.nii, test-volume-1.nii)",
+    )
+
+
+def test_lits_segmentation_whose_header_was_never_set(tmp_path):
+    """As the challenge has them: the image's first axis runs to the left, the mask has the identity with offset 1."""
+    hu, lesion = scan()
+    image_affine = np.diag([-0.836, 0.836, 2.5, 1.0])
+    image_affine[:3, 3] = 172.9, -179.3, -368.0
+    unset = np.eye(4)
+    unset[:3, 3] = 1
+    write(tmp_path / "volume-0.nii", hu, image_affine)
+    write(tmp_path / "segmentation-0.nii", lesion * 2, unset)
+    (case,) = read_volume_set("lits", tmp_path).cases
+    volume = load_volume(case)
+    np.testing.assert_array_equal(volume.mask, lesion.transpose(2, 1, 0)[:, :, ::-1])
+    np.testing.assert_allclose(volume.image, to_window(hu).transpose(2, 1, 0)[:, :, ::-1], atol=1e-3)
+    (note,) = scan_case(case).notes
+    assert note.startswith(f"{tmp_path / 'segmentation-0.nii'}: its header is not set")
+    # Another header that differs is another place, and so is this one where it is not expected.
+    with pytest.raises(InputError, match=r"segmentation-0\.nii lies up to .* mm away from its volume"):
+        load_volume(replace(case, placeholder_masks=False))
+    write(tmp_path / "segmentation-0.nii", lesion * 2, unset * [-1, 1, 1, 1])
+    with pytest.raises(InputError, match=r"segmentation-0\.nii lies up to .* mm away from its volume"):
+        load_volume(case)
+
+
 def test_liver_of_msd(tmp_path):
     write_tasks(tmp_path / "Task03_Liver", "liver", {"0": "background", "1": "liver", "2": "cancer"}, values=2)
     found = read_volume_set("lits", tmp_path)
@@ -349,6 +388,18 @@ def test_nnunet_label_that_is_not_declared(tmp_path):
     check(found.cases[2], *scan(10))
 
 
+@pytest.mark.parametrize(
+    "labels", [{"background": 0, "a": 1, "ignore": 2}, {"0": "background", "1": "a", "2": "ignore"}]
+)
+def test_nnunet_voxels_to_ignore_are_no_lesion(tmp_path, labels):
+    root = write_tasks(tmp_path, "case", labels)
+    write(root / "labelsTr" / "case_003.nii.gz", scan(3)[1] * 2)
+    found = read_volume_set("nnunet-raw", root)
+    with pytest.raises(InputError, match=r"case_003\.nii\.gz holds 2, expected 0, 1"):
+        load_volume(found.cases[1])
+    check(found.cases[2], *scan(10))
+
+
 def test_nnunet_channel_numbers_and_a_damaged_description(tmp_path):
     hu, lesion = scan()
     write(tmp_path / "imagesTr" / "case_0000.nii.gz", hu)
@@ -385,6 +436,41 @@ def test_plain_folder_of_folders(tmp_path):
     assert names(found) == ["one"]
     assert check(found.cases[0], hu, lesion).lungs.any()
     assert any("two: no file is the lesion mask" in line for line in found.skipped)
+
+
+def test_plain_folder_says_which_folders_hold_no_volume(tmp_path):
+    hu, lesion = scan()
+    write(tmp_path / "one" / "ct.nii.gz", hu)
+    write(tmp_path / "one" / "lesion.nii.gz", lesion)
+    (tmp_path / ".hidden").mkdir()
+    for name in ("two", "three/ct"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "1.dcm").touch()
+    write(tmp_path / "three" / "lesion.nii.gz", lesion)
+    found = read_volume_set("folder", tmp_path)
+    assert names(found) == ["one"]
+    three, two = found.skipped
+    assert three.startswith(f"{tmp_path / 'three'}: no file is the CT volume: found lesion.nii.gz; name exactly one")
+    assert two == f"{tmp_path / 'two'} holds no NIfTI, NRRD or MetaImage file; convert DICOM first"
+
+
+@pytest.mark.parametrize("image", ["a", "a_ct", "A_CT"])
+def test_lung_masks_in_a_flat_folder_are_the_cases_own(tmp_path, image):
+    hu, lesion = scan()
+    left, right = np.zeros_like(lesion), np.zeros_like(lesion)
+    left[:10], right[10:] = 1, 1
+    for name, values in ((image, hu), ("a_seg", lesion), ("a_lungLeft", left), ("a_lungright", right)):
+        write(tmp_path / f"{name}.nii.gz", values)
+    # A case of its own by its own mask, and one whose case is not there.
+    for name, values in (("a_lung2", hu), ("a_lung2_mask", lesion), ("b_lungs", left)):
+        write(tmp_path / f"{name}.nii.gz", values)
+    found = read_volume_set("folder", tmp_path)
+    (own,) = [case for case in found.cases if case.name != "a_lung2"]
+    assert len(found.cases) == 2
+    assert [path.name for path in own.lungs] == ["a_lungLeft.nii.gz", "a_lungright.nii.gz"]
+    assert check(own, hu, lesion).lungs.all()
+    (line,) = found.skipped
+    assert line.startswith(f"{tmp_path / 'b_lungs.nii.gz'} has no mask")
 
 
 def test_real_folders(real_data):

@@ -1,5 +1,6 @@
 """Lesion masks of volumes without labels: files in, NIfTI masks, figures and lesion volumes out."""
 
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from covidct.files import entries, remove_parts
 from covidct.metrics import binarise
 from covidct.volume_figures import draw_lesions
 from covidct.volume_metrics import millilitres
-from covidct.volume_records import begin, origin, record, recorded
+from covidct.volume_records import begin, is_record, origin, record, recorded
 from covidct.volume_segmentation import Settings, segment
 
 
@@ -84,10 +85,11 @@ def plan_volumes(
             record=output / f"{name}.json",
         )
         taken = {other.resolve() for other in (*found, *masks)}
-        for result in job.results:
+        ours = is_record(job.record)
+        for result in (*job.results, job.record):
             if result.resolve() in taken:
                 raise InputError(f"{result} is an input and would be replaced; give another --output")
-            if result.exists() and not job.record.exists():
+            if result.exists() and not ours:
                 raise InputError(
                     f"{result} is there, was not written by predict.py, and would be replaced; give another --output"
                 )
@@ -182,6 +184,11 @@ def _volumes_in(folder: Path) -> dict[Path, str]:
     In a folder of one case (ct.nii.gz, or named as the folder) only that file is a volume.
     """
     files = [path for path in entries(folder) if path.is_file() and not path.name.startswith(".")]
+    if not files and (place := _first_with_files(folder)):
+        raise InputError(
+            f"{folder} holds no file directly; give the folder of the DICOM series itself, or of the volumes, "
+            f"such as {place}"
+        )
     if not files:
         raise InputError(f"{folder} is empty; give NIfTI, NRRD or MHA files, or the folder of a DICOM series")
     volumes = [path for path in files if path.name.lower().endswith(SUFFIXES)]
@@ -190,6 +197,15 @@ def _volumes_in(folder: Path) -> dict[Path, str]:
         return {(only or [folder])[0]: folder.resolve().name}
     stems = {stem_of(path).lower() for path in volumes}
     return {path: stem_of(path) for path in volumes if not _is_mask(stem_of(path).lower(), stems)}
+
+
+def _first_with_files(folder: Path) -> Path | None:
+    for place, folders, files in os.walk(folder):
+        # Walked in this order.
+        folders.sort()
+        if any(not name.startswith(".") for name in files):
+            return Path(place)
+    return None
 
 
 def _is_only_case(path: Path) -> bool:

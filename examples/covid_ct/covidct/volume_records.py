@@ -44,6 +44,15 @@ def recorded(path: Path, came_from: dict[str, Any], results: Iterable[Path] = ()
     return found if same and all(file.is_file() for file in results) else None
 
 
+def is_record(path: Path) -> bool:
+    """Whether `path` is a record, whole or begun, and not somebody else's JSON: dcm2niix writes one beside a CT."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"result", "origin"} <= content.keys()
+
+
 def begin(path: Path, came_from: dict[str, Any]) -> None:
     """Write a record without result: what it stood for until now is about to be replaced."""
     _write(path, came_from, None)

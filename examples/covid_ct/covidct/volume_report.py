@@ -1,7 +1,7 @@
 """Tables over runs on volumes: one row a run, or the five-fold rows of Tables III and IV."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from covidct.errors import InputError
 from covidct.run_groups import groups, label, names
 from covidct.volume_evaluation import Failed, ScoredVolume
 from covidct.volume_metrics import MEASURES, Summary
-from covidct.volume_tables import FoldTable, join_folds, summaries, summary_json, write_tables
+from covidct.volume_segmentation import Settings
+from covidct.volume_tables import FoldTable, join_folds, protocol, summaries, summary_json, write_tables
 
 TITLES = {"dsc": "DSC", "nsd": "NSD at 3 mm"}
 FOLDS_JSON, FOLDS_CSV = "folds.json", "folds.csv"
@@ -22,21 +23,23 @@ FOLDS_JSON, FOLDS_CSV = "folds.json", "folds.csv"
 
 @dataclass(frozen=True)
 class EvaluatedVolumes:
-    """One run and its scores."""
+    """One run and its scores by the inference `settings`."""
 
     run: Path
     config: Config
+    settings: Settings
     volumes: list[ScoredVolume]
     failed: list[Failed] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class FoldRow:
-    """A method and seed over its folds."""
+    """A method and seed over its folds, which have the same inference `settings`."""
 
     label: str
     method: str
     seed: int
+    settings: Settings
     runs: dict[int, Path]
     table: FoldTable
     missing: tuple[str, ...] = ()
@@ -56,6 +59,7 @@ def fold_rows(evaluated: Sequence[EvaluatedVolumes]) -> list[FoldRow]:
                     label=f"{label(group[0], evaluated)}, seed {seed}",
                     method=group[0].config.method,
                     seed=seed,
+                    settings=group[0].settings,
                     runs={fold: runs[fold].run for fold in sorted(runs)},
                     table=join_folds({fold: one.volumes for fold, one in runs.items()}),
                     missing=_missing(runs),
@@ -113,6 +117,7 @@ def write_folds(folder: Path, rows: Sequence[FoldRow], *, by_patient: bool = Fal
             "method": row.method,
             "seed": row.seed,
             "by_patient": by_patient,
+            "inference": asdict(row.settings),
             "missing": list(row.missing),
             "runs": {str(fold): str(run) for fold, run in row.runs.items()},
             "folds": {str(fold): _json(found) for fold, found in row.table.folds.items()},
@@ -121,7 +126,8 @@ def write_folds(folder: Path, rows: Sequence[FoldRow], *, by_patient: bool = Fal
         }
         for row in rows
     ]
-    write_tables(folder / FOLDS_JSON, content, folder / FOLDS_CSV, [_csv(row) for row in rows])
+    cells = [_csv(row) | protocol(row.settings, by_patient=by_patient) for row in rows]
+    write_tables(folder / FOLDS_JSON, content, folder / FOLDS_CSV, cells)
 
 
 def number(value: float) -> str:

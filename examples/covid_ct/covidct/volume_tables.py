@@ -41,8 +41,13 @@ def write_volume_metrics(
         "volumes": [_facts(item) for item in scored],
         "failed": [asdict(item) for item in failed],
     }
-    rows = [_facts(item) for item in scored]
+    rows = [_facts(item) | protocol(settings, by_patient=by_patient) for item in scored]
     write_tables(output / JSON, content, output / CSV, rows)
+
+
+def protocol(settings: Settings, *, by_patient: bool) -> dict[str, Any]:
+    """Cells of a row that tell how its scores came about: not all are of the published protocol."""
+    return {"by_patient": by_patient, "region": settings.region, "flips": settings.flips}
 
 
 def summaries(scored: Sequence[ScoredVolume]) -> dict[str, Summary]:

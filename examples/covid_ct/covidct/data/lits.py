@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from covidct.data.nnunet_raw import nnunet_cases
-from covidct.data.set_files import VolumeSet, below, volumes_in
+from covidct.data.set_files import VolumeSet, below, count_of, volumes_in
 from covidct.data.slices import natural_key
 from covidct.data.volumes import VolumeCase
 
@@ -15,7 +15,8 @@ def read_lits(folder: Path) -> VolumeSet:
     """`volume-N.nii` and `segmentation-N.nii`, in `folder` or the batches below it; or Task03_Liver's imagesTr.
 
     Label 1 is liver, 2 tumour, the lesion here. Volumes 28 to 47 are those of 3D-IRCADb and say 1 mm as the
-    distance of their slices, whatever it was.
+    distance of their slices, whatever it was. Some segmentations of the challenge have a header that was never set:
+    see `VolumeCase.placeholder_masks`.
     """
     root = below(folder, "Task03_Liver") or folder
     if (root / "imagesTr").is_dir():
@@ -30,7 +31,13 @@ def read_lits(folder: Path) -> VolumeSet:
             continue
         mask = files.get(f"segmentation-{number[1]}")
         if mask is None:
-            skipped.append(f"{path}: there is no segmentation-{number[1]}.nii; test volumes have none")
+            skipped.append(f"{path}: there is no segmentation-{number[1]}.nii")
         else:
-            cases.append(VolumeCase(stem, path, mask, LESION, ALLOWED, (), "hu", patient=stem))
+            case = VolumeCase(stem, path, mask, LESION, ALLOWED, (), "hu", patient=stem, placeholder_masks=True)
+            cases.append(case)
+    for stem, path in files.items():
+        if (number := re.fullmatch(r"segmentation-(\d+)", stem)) and f"volume-{number[1]}" not in files:
+            skipped.append(f"{path}: there is no volume-{number[1]}.nii")
+    if tests := [path for stem, path in files.items() if re.fullmatch(r"test-volume-\d+", stem)]:
+        skipped.append(count_of(tests, "without a mask"))
     return VolumeSet("lits", tuple(cases), tuple(skipped))

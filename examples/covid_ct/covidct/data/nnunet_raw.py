@@ -10,11 +10,15 @@ from covidct.data.volume_files import SUFFIXES
 from covidct.data.volumes import VolumeCase
 from covidct.errors import InputError
 
+# nnU-Net's reserved name of the label whose voxels have no truth: neither lesion nor background.
+IGNORE = "ignore"
+
 
 def read_nnunet_raw(folder: Path) -> VolumeSet:
     """`imagesTr/CASE_0000.nii.gz` (or `CASE.nii.gz`) and `labelsTr/CASE.nii.gz`; every label above 0 is lesion.
 
-    Which labels may occur is what `dataset.json` declares, of version 1 or 2; without it 0 and 1. Images are in HU.
+    Which labels may occur is what `dataset.json` declares, of version 1 or 2; without it 0 and 1. A mask that holds
+    the label `ignore` cannot be used. Images are in HU.
     """
     labels = _declared(folder / "dataset.json")
     cases, skipped = nnunet_cases(folder, None, labels)
@@ -43,11 +47,12 @@ def nnunet_cases(
 
 
 def _declared(path: Path) -> tuple[int, ...] | None:
-    """All labels that `dataset.json` names; None where there is no such file."""
+    """All labels that `dataset.json` names, without the one to ignore; None where there is no such file."""
     if not path.is_file():
         return None
     try:
         labels: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["labels"]
+        labels = {name: value for name, value in labels.items() if IGNORE not in (name, value)}
         # {"0": "background"} in version 1, {"background": 0, "region": [1, 2]} in version 2.
         turned = all(isinstance(value, str) for value in labels.values())
         values = list(labels) if turned else list(labels.values())

@@ -43,7 +43,7 @@ def find_cases(folder: Path, suffixes: tuple[str, ...] = SUFFIXES, faults: list[
 
     Known layouts: a folder a case (`CASE/ct.nii.gz`, `CASE/nodule.nii.gz`), or one such folder itself; nnU-Net's
     raw data (`imagesTr/CASE_0000.nii.gz` or `imagesTr/CASE.nii.gz`, `labelsTr/CASE.nii.gz`); a flat folder
-    (`CASE.nii.gz`, `CASE_mask.nii.gz`). Hidden files are skipped, and with them macOS' `._*`.
+    (`CASE.nii.gz`, `CASE_mask.nii.gz`, `CASE_lung*.nii.gz`). Hidden files are skipped, and with them macOS' `._*`.
 
     suffixes: of the files that are volumes. faults: where it is given, what is wrong with one case is added to it and
     the others are returned.
@@ -68,6 +68,8 @@ def find_cases(folder: Path, suffixes: tuple[str, ...] = SUFFIXES, faults: list[
                 cases.append(_case(path, found))
             except InputError as error:
                 _fault(str(error), faults)
+        elif faults is not None and not path.name.startswith("."):
+            faults.append(f"{path} holds no NIfTI, NRRD or MetaImage file; convert DICOM first")
     if not cases and not faults:
         wanted = " and ".join(f"*{suffix}" for suffix in suffixes)
         raise InputError(
@@ -146,20 +148,39 @@ def _nnunet(folder: Path, suffixes: tuple[str, ...], faults: list[str] | None) -
 
 def _flat(volumes: dict[str, Path], faults: list[str] | None) -> tuple[Case, ...]:
     masks = {stem: path for stem, path in volumes.items() if stem.lower().endswith(MASK_ENDINGS)}
-    images = {stem: path for stem, path in volumes.items() if stem not in masks}
+    # Of an image: its case's name, and its masks, of which there should be one.
+    images = {stem: re.sub(r"_ct$", "", stem, flags=re.IGNORECASE) for stem in volumes if stem not in masks}
+    owned = {
+        stem: [key for key in masks if key.lower() in [name.lower() + ending for ending in MASK_ENDINGS]]
+        for stem, name in images.items()
+    }
+    lungs = _lungs_of(images, owned)
     cases = []
-    for stem, path in images.items():
-        name = re.sub(r"_ct$", "", stem, flags=re.IGNORECASE)
-        own = [key for key in masks if key.lower() in [name.lower() + ending for ending in MASK_ENDINGS]]
+    for stem, name in images.items():
+        if stem in lungs:
+            continue
+        path, own = volumes[stem], owned[stem]
         if len(own) != 1:
             wanted = " or ".join(f"{name}{ending}.nii.gz" for ending in MASK_ENDINGS)
             what = f"{len(own)} masks ({_listed(own)})" if own else "no mask"
             _fault(f"{path} has {what}: exactly one of {wanted} must lie beside it", faults)
             continue
-        cases.append(Case(name=name, image=path, lesion=masks.pop(own[0])))
+        of_case = tuple(volumes[key] for key, case in lungs.items() if case == name.lower())
+        cases.append(Case(name=name, image=path, lesion=masks.pop(own[0]), lungs=of_case))
     for path in masks.values():
         _fault(f"{path} has no image beside it; add the CT volume or remove the mask", faults)
     return tuple(cases)
+
+
+def _lungs_of(images: dict[str, str], owned: dict[str, list[str]]) -> dict[str, str]:
+    """Of those `images` that are CASE_lung*, have no mask of their own, and whose CASE is there, CASE in lower case."""
+    cases = {name.lower() for name in images.values()}
+    found = {}
+    for stem in images:
+        match = re.fullmatch(rf"(.+)_{LUNG_PREFIX}[^_]*", stem.lower())
+        if match and not owned[stem] and match[1] in cases:
+            found[stem] = match[1]
+    return found
 
 
 def _listed(names: Iterable[str], most: int = 10) -> str:

@@ -40,7 +40,8 @@ class VolumeCase:
     occur; None: 0 to 1, or any whole number where `lesion_labels` are given. Interpolated masks of 0 and 1 may
     overshoot by a tenth. lungs: masks whose union is the lungs.
     intensity: HU, or HU [-1250, 250] already brought to 0..255. patient: shared by scans of one patient.
-    slice: of the file's third axis, where every slice is a case of its own.
+    slice: of the file's third axis, where every slice is a case of its own. placeholder_masks: the set has masks whose
+    header was never set, an identity: their voxels are the image's, in the order of its file.
     """
 
     name: str
@@ -52,6 +53,7 @@ class VolumeCase:
     intensity: Literal["hu", "window"]
     patient: str
     slice: int | None = None
+    placeholder_masks: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +131,8 @@ def _load(case: VolumeCase) -> tuple[Volume, tuple[float, ...]]:
     hu, said = _is_hu(case, float(image.min()), float(image.max()))
     notes += said
     image = _window(image) if hu else np.clip(image, 0, 255, out=image)
-    mask, labels = (None, ()) if case.mask is None else _read_lesion(case.mask, case, file.grid)
+    mask, labels, said = (None, (), []) if case.mask is None else _read_lesion(case.mask, case, file.grid)
+    notes += said
     if mask is not None and not mask.any():
         notes.append(f"{case.mask}: no voxel is lesion; the case counts as healthy")
     lungs = None
@@ -200,6 +203,8 @@ def _window(values: NDArray[np.float32]) -> NDArray[np.float32]:
 def _beside(path: Path, case: VolumeCase, grid: Grid) -> VolumeFile:
     """The mask at `path`, whose voxels are those of the image's grid."""
     file = _open(path, case)
+    if case.placeholder_masks and _is_placeholder(file.grid, grid):
+        return replace(file, grid=grid)
     own, shape = file.grid.volume_shape, grid.volume_shape
     if own != shape:
         swapped = ": its axes are swapped" if sorted(own) == sorted(shape) else ""
@@ -218,7 +223,14 @@ def _beside(path: Path, case: VolumeCase, grid: Grid) -> VolumeFile:
     return file
 
 
-def _read_lesion(path: Path, case: VolumeCase, grid: Grid) -> tuple[NDArray[np.bool_], tuple[float, ...]]:
+def _is_placeholder(own: Grid, grid: Grid) -> bool:
+    """Whether a mask has the header of a file whose header was never set, and its voxels can be those of `grid`."""
+    unset = np.array_equal(own.affine[:3, :3], np.eye(3)) and not np.allclose(own.affine, grid.affine)
+    return unset and own.shape == grid.shape
+
+
+def _read_lesion(path: Path, case: VolumeCase, grid: Grid) -> tuple[NDArray[np.bool_], tuple[float, ...], list[str]]:
+    """The lesion mask, its values, and what is odd about it."""
     file = _beside(path, case, grid)
     mask, labels = _read_mask(file, case.lesion_labels)
     if case.lesion_labels is None and case.allowed_labels in (None, (0, 1)):
@@ -235,7 +247,8 @@ def _read_lesion(path: Path, case: VolumeCase, grid: Grid) -> tuple[NDArray[np.b
         raise InputError(
             f"{file.path} holds {listed}, expected {expected}; correct the mask or the labels that its set declares"
         )
-    return mask, labels
+    unset = [f"{path}: its header is not set (an identity); its voxels are taken for the image's, one by one"]
+    return mask, labels, unset if file.grid is grid else []
 
 
 def _read_mask(file: VolumeFile, lesion: tuple[int, ...] | None = None) -> tuple[NDArray[np.bool_], tuple[float, ...]]:
