@@ -1,7 +1,8 @@
 """Sliding windows over the body alone (the example's predict_volume) beside MONAI's inferer on the whole grid.
 
 Both run Table I's network, narrow, with windows of 192 x 160 x 56 voxels that overlap by half. It is taught on the
-volume itself first, for a few minutes: the mask of random weights is noise.
+volume itself first, for a few minutes: the mask of random weights is noise. With batch norm, the default, its output
+depends on a voxel's surroundings alone; with Table I's instance norm on all that is in the window, too.
 """
 
 import sys
@@ -18,7 +19,6 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from monai.inferers.utils import sliding_window_inference
 from numpy.typing import NDArray
 from results import README, parser, publish, table
-from safetensors.torch import load_model, save_model
 from timing import interleaved, ratio
 from torch import nn
 from workers import workers
@@ -31,11 +31,13 @@ NAMES = {"whole": "MONAI, whole grid", "box": "predict_volume, the body's box"}
 PATCH = (56, 160, 192)
 TEACHING_PATCH = (8, 160, 192)
 OVERLAP = 0.5
+NORMS = {"batch": nn.BatchNorm3d, "instance": nn.InstanceNorm3d}
+TISSUE = -300  # HU
 FEATURES = (4, 8, 16, 32, 40, 40)
 STRIDES = [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]]
 
 
-def narrow_network() -> nn.Module:
+def narrow_network(norm: str) -> nn.Module:
     """Table I's stages, strides and kernels with an eighth of its features."""
     net = PlainConvUNet(
         input_channels=1,
@@ -48,7 +50,7 @@ def narrow_network() -> nn.Module:
         num_classes=1,
         n_conv_per_stage_decoder=2,
         conv_bias=True,
-        norm_op=nn.InstanceNorm3d,
+        norm_op=NORMS[norm],
         norm_op_kwargs={"eps": 1e-5, "affine": True},
         nonlin=nn.LeakyReLU,
         nonlin_kwargs={"negative_slope": 0.01, "inplace": True},
@@ -99,21 +101,21 @@ def teach(net: nn.Module, image: NDArray[np.float32], mask: NDArray[np.bool_], s
 def taught(image: NDArray[np.float32], mask: NDArray[np.bool_], options: Namespace) -> nn.Module:
     """The narrow network with what it learnt, here or in an earlier call."""
     torch.manual_seed(options.seed)
-    net = narrow_network()
+    net = narrow_network(options.norm)
     if options.weights is not None and options.weights.exists():
-        load_model(net, options.weights)
+        net.load_state_dict(torch.load(options.weights, weights_only=True))
         return net
     print(f"teaching: Dice {teach(net, image, mask, options.steps, options.seed):.3f}", flush=True)
     if options.weights is not None:
-        save_model(net, str(options.weights))
+        torch.save(net.state_dict(), options.weights)
     return net
 
 
-def build(name: str, folder: str, device: str) -> Callable[[], NDArray[np.float32]]:
+def build(name: str, folder: str, device: str, norm: str) -> Callable[[], NDArray[np.float32]]:
     """The competitor `name`, on what main left in `folder`; its mask goes there as well."""
     image = np.load(Path(folder) / "image.npy")
-    net = narrow_network()
-    load_model(net, Path(folder) / "net.safetensors")
+    net = narrow_network(norm)
+    net.load_state_dict(torch.load(Path(folder) / "net.pt", weights_only=True))
     net.to(device).eval()
     if name == "box":
         call = partial(predict_volume, net, image, patch_size=PATCH, overlap=OVERLAP)
@@ -134,12 +136,12 @@ def main() -> None:
     options = _options()
     hu = read(options.volume)
     image = normalised(hu)
-    mask = np.any([read(path) > 0 for path in options.mask], axis=0)
+    mask = np.any([read(path) > 0 for path in options.mask], axis=0) if options.mask else hu > TISSUE
     net = taught(image, mask, options)
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder) / "image.npy", image)
-        save_model(net, str(Path(folder) / "net.safetensors"))
-        with workers(build, list(NAMES), (folder, options.device), keep_pages=True) as calls:
+        torch.save(net.state_dict(), Path(folder) / "net.pt")
+        with workers(build, list(NAMES), (folder, options.device, options.norm), keep_pages=True) as calls:
             seconds = interleaved(calls, options.repeats, warmup=0)
         masks = {name: np.load(Path(folder) / f"{name}.npy") for name in NAMES}
     publish("sliding", _table(image, masks, seconds, options), ["monai", "dynamic_network_architectures"], options)
@@ -162,17 +164,18 @@ def _table(
     outside = voxels - np.count_nonzero(whole)
     sizes = [" x ".join(map(str, reversed(shape))) for shape in (image.shape, [at.stop - at.start for at in box])]
     return (
-        f"{options.volume.parent.name}, {sizes[0]} voxels, the box {sizes[1]}. Dice of both masks inside the box: "
-        f"{dice:.5f}. Of the whole grid's {voxels} mask voxels {outside} lie outside.\n\n{lines}"
+        f"{options.volume.parent.name}, {sizes[0]} voxels, the box {sizes[1]}, {options.norm} norm. Dice of both masks "
+        f"inside the box: {dice:.5f}. Of the whole grid's {voxels} mask voxels {outside} lie outside.\n\n{lines}"
     )
 
 
 def _options() -> Namespace:
     options = parser(__doc__ or "", repeats=5)
     options.add_argument("volume", type=Path, help="CT volume in HU (NIfTI)")
-    options.add_argument("--mask", type=Path, nargs="+", required=True, help="masks to teach, joined: its lungs, say")
-    options.add_argument("--steps", type=int, default=400, help="of teaching")
-    options.add_argument("--weights", type=Path, help="where the taught weights lie, or are put (safetensors)")
+    options.add_argument("--mask", type=Path, nargs="+", help="masks to teach, joined; by default all above -300 HU")
+    options.add_argument("--norm", choices=list(NORMS), default="batch", help="normalisation of the network")
+    options.add_argument("--steps", type=int, default=70, help="of teaching")
+    options.add_argument("--weights", type=Path, help="where the taught weights lie, or are put")
     options.add_argument("--device", default="cpu", help="cpu or cuda")
     options.add_argument("--seed", type=int, default=0)
     return options.parse_args()
