@@ -522,13 +522,18 @@ def test_push(card: bool, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_name_is_fetched_from_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def snapshot(name: str, *, allow_patterns: list[str]) -> str:
-        asked.append((name, allow_patterns))
+    def snapshot(name: str, **arguments: Any) -> str:
+        asked.append((name, arguments))
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     DualEncoderUNet.from_pretrained("user/model")
-    assert asked == [("user/model", ["config.json", "model.safetensors"])]
+    DualEncoderUNet.from_pretrained("user/model", revision="v1", token="secret")
+    files = {"allow_patterns": ["config.json", "model.safetensors"]}
+    assert asked == [
+        ("user/model", {"revision": None, "token": None, **files}),
+        ("user/model", {"revision": "v1", "token": "secret", **files}),
+    ]
 
 
 def test_offline_a_name_that_is_not_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
