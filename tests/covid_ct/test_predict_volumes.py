@@ -410,6 +410,7 @@ def test_arguments_that_make_no_sense_are_refused(call, run, chest, save_volume,
     refused(call, "holds no mask named case", run, path, *out, "--lungs", tmp_path / "empty")
     (run / "plan.json").unlink()
     refused(call, r"plan\.json is missing", run, path, *out)
+    assert not (tmp_path / "out").exists()
 
 
 def test_region_lungs_needs_a_mask(run, chest, save_volume, tmp_path, monkeypatch, capsys):
@@ -428,6 +429,7 @@ def test_runs_on_slices_take_no_options_of_volumes(call, tmp_path):
     (folder / "config.json").write_text(config.to_json())
     for option in (("--lungs", tmp_path), ("--region", "all")):
         refused(call, "are for runs on volumes", folder, tmp_path, "--output", tmp_path / "out", *option)
+    assert not (tmp_path / "out").exists()
 
 
 def test_full_disk_leaves_no_half_file(run, bright, chest, save_volume, tmp_path, monkeypatch, capsys):

@@ -2,7 +2,7 @@
 
     python -m tests.long.compatibility [--only TEXT] [--jobs N] [--update]
 
-takes about a quarter of an hour on two cores. Without --update it prints the table.
+takes most of an hour on two cores. Without --update it prints the table.
 """
 
 import argparse
