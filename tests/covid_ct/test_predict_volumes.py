@@ -171,8 +171,9 @@ def test_lesion_outside_of_the_lung_is_told_apart(call, run, bright, chest, save
     aerated = (right | left) & ~lesion
     aerated[31:33] |= lesion[31:33]
     path = save_volume(tmp_path / "in" / "case.nii.gz", hu)
-    save_volume(tmp_path / "in" / "case_lungs.nii.gz", aerated)
-    call(run, path, "--output", tmp_path / "out")
+    for side, lung in (("left", left), ("right", right)):
+        save_volume(tmp_path / "in" / f"case_lung_{side}.nii.gz", lung & aerated)
+    call(run, path.parent, "--output", tmp_path / "out")
     found = report(tmp_path / "out" / "case.json")
     inside = lesion[31:33].sum()
     assert 0 < inside < lesion.sum()

@@ -454,12 +454,26 @@ def test_plain_folder_says_which_folders_hold_no_volume(tmp_path):
     assert two == f"{tmp_path / 'two'} holds no NIfTI, NRRD or MetaImage file; convert DICOM first"
 
 
+def test_plain_folder_says_which_folders_it_leaves_out(tmp_path):
+    hu, lesion = scan()
+    for place in (tmp_path, tmp_path / "more"):
+        write(place / "a.NII.GZ", hu)
+        write(place / "a_mask.nii.gz", lesion)
+    (tmp_path / "notes").mkdir()
+    found = read_volume_set("folder", tmp_path)
+    assert names(found) == ["a"]
+    assert found.skipped == (
+        f"{tmp_path / 'more'} is left out, since {tmp_path} itself holds volumes; give it by itself",
+    )
+
+
 @pytest.mark.parametrize("image", ["a", "a_ct", "A_CT"])
-def test_lung_masks_in_a_flat_folder_are_the_cases_own(tmp_path, image):
+@pytest.mark.parametrize("sides", [("a_lungLeft", "a_lungright"), ("a_lung_Left", "a_lung_right")])
+def test_lung_masks_in_a_flat_folder_are_the_cases_own(tmp_path, image, sides):
     hu, lesion = scan()
     left, right = np.zeros_like(lesion), np.zeros_like(lesion)
     left[:10], right[10:] = 1, 1
-    for name, values in ((image, hu), ("a_seg", lesion), ("a_lungLeft", left), ("a_lungright", right)):
+    for name, values in ((image, hu), ("a_seg", lesion), *zip(sides, (left, right), strict=True)):
         write(tmp_path / f"{name}.nii.gz", values)
     # A case of its own by its own mask, and one whose case is not there.
     for name, values in (("a_lung2", hu), ("a_lung2_mask", lesion), ("b_lungs", left)):
@@ -467,7 +481,7 @@ def test_lung_masks_in_a_flat_folder_are_the_cases_own(tmp_path, image):
     found = read_volume_set("folder", tmp_path)
     (own,) = [case for case in found.cases if case.name != "a_lung2"]
     assert len(found.cases) == 2
-    assert [path.name for path in own.lungs] == ["a_lungLeft.nii.gz", "a_lungright.nii.gz"]
+    assert [path.name for path in own.lungs] == [f"{side}.nii.gz" for side in sides]
     assert check(own, hu, lesion).lungs.all()
     (line,) = found.skipped
     assert line.startswith(f"{tmp_path / 'b_lungs.nii.gz'} has no mask")

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from covidct.data.preprocess import Plan
-from covidct.data.volume_cases import IMAGE_NAMES, LUNG_PREFIX, MASK_ENDINGS
-from covidct.data.volume_files import SUFFIXES
+from covidct.data.volume_cases import IMAGE_NAMES, LUNG_ENDING, LUNG_PREFIX, MASK_ENDINGS
+from covidct.data.volume_names import SUFFIXES, is_volume, stem_of
 from covidct.data.volumes import Volume, VolumeCase, load_volume
 from covidct.errors import InputError
 from covidct.files import entries, remove_parts
@@ -157,12 +157,6 @@ def volume_inputs(inputs: Iterable[Path]) -> dict[Path, str]:
     return dict(found.values())
 
 
-def stem_of(path: Path) -> str:
-    """The name of a file without the suffix of a volume."""
-    ending = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
-    return path.name[: len(path.name) - len(ending)]
-
-
 def _report(mask: NDArray[np.bool_], volume: Volume) -> Report:
     lung = inside = None
     if volume.lungs is not None:
@@ -191,7 +185,7 @@ def _volumes_in(folder: Path) -> dict[Path, str]:
         )
     if not files:
         raise InputError(f"{folder} is empty; give NIfTI, NRRD or MHA files, or the folder of a DICOM series")
-    volumes = [path for path in files if path.name.lower().endswith(SUFFIXES)]
+    volumes = [path for path in files if is_volume(path)]
     only = [path for path in volumes if _is_only_case(path)]
     if len(only) == 1 or not volumes:
         return {(only or [folder])[0]: folder.resolve().name}
@@ -214,12 +208,12 @@ def _is_only_case(path: Path) -> bool:
 
 def _is_mask(stem: str, stems: set[str]) -> bool:
     """Whether it is CASE_mask, CASE_lung or the like of another CASE."""
-    endings = "|".join((*MASK_ENDINGS, f"_{LUNG_PREFIX}[^_]*"))
+    endings = "|".join((*MASK_ENDINGS, LUNG_ENDING))
     return (case := re.sub(f"({endings})$", "", stem)) != stem and case in stems
 
 
 def _checked(path: Path) -> Path:
-    if path.exists() and not path.name.lower().endswith(SUFFIXES):
+    if path.exists() and not is_volume(path):
         raise InputError(
             f"{path} is no volume by its name; expected {', '.join(SUFFIXES)}, or the folder of a DICOM series"
         )
@@ -244,6 +238,6 @@ def _lungs_beside(path: Path) -> tuple[Path, ...]:
     """Lung masks in the folder of a volume file: CASE_lung*, or lung* where it is the folder's only case."""
     if path.is_dir() or not path.parent.is_dir():
         return ()
-    masks = [item for item in entries(path.parent) if item.name.lower().endswith(SUFFIXES) and item.name != path.name]
+    masks = [item for item in entries(path.parent) if is_volume(item) and item.name != path.name]
     prefix = LUNG_PREFIX if _is_only_case(path) else f"{stem_of(path).lower()}_{LUNG_PREFIX}"
     return tuple(item for item in masks if item.name.lower().startswith(prefix))

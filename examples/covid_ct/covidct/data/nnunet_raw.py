@@ -6,7 +6,7 @@ from typing import Any
 
 from covidct.data.set_files import VolumeSet, volumes_in
 from covidct.data.volume_cases import find_cases
-from covidct.data.volume_files import SUFFIXES
+from covidct.data.volume_names import SUFFIXES
 from covidct.data.volumes import VolumeCase
 from covidct.errors import InputError
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from covidct.data.nnunet_raw import nnunet_cases
 from covidct.data.set_files import VolumeSet, below, volumes_in
-from covidct.data.volume_files import NIFTI
+from covidct.data.volume_names import NIFTI, is_volume
 from covidct.data.volumes import VolumeCase
 from covidct.errors import InputError
 from covidct.files import entries
@@ -68,7 +68,7 @@ def _image(scans: Path, name: str) -> Path:
         raise InputError(f"{scans / name} is missing, the CT of {name}; download the series")
     # Structure sets (RTSTRUCT) and segmentations lie beside the CT, a file each.
     series = [path for path in sorted((scans / name).rglob("*")) if path.is_dir() and len(_dicom(path)) > 1]
-    volumes = [path for path in sorted((scans / name).rglob("*")) if path.name.endswith(NIFTI)]
+    volumes = [path for path in sorted((scans / name).rglob("*")) if is_volume(path, NIFTI)]
     found = series or [path for path in volumes if not path.name.startswith(".")]
     if len(found) != 1:
         listed = f" ({', '.join(str(path.relative_to(scans)) for path in found)})" if found else ""

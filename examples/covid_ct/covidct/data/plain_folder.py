@@ -4,7 +4,7 @@ from pathlib import Path
 
 from covidct.data.set_files import VolumeSet, volumes_in
 from covidct.data.volume_cases import find_cases
-from covidct.data.volume_files import SUFFIXES
+from covidct.data.volume_names import SUFFIXES
 from covidct.data.volumes import VolumeCase
 
 

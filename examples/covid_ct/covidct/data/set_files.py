@@ -1,12 +1,10 @@
-"""What the readers of volume sets share: the set itself, and which files of a folder are volumes."""
+"""What the readers of volume sets share: the set itself, where it lies, and what to say of it."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from covidct.data.slices import natural_key
-from covidct.data.volume_files import SUFFIXES
+from covidct.data.volume_names import volumes_by_name
 from covidct.data.volumes import VolumeCase
-from covidct.errors import InputError
 from covidct.files import entries
 
 
@@ -25,25 +23,10 @@ def volumes_in(folder: Path, skipped: list[str]) -> dict[str, Path]:
     macOS' `._*` files (resource forks that its archives hold) are left out, and `skipped` gets a line about them.
     Raises InputError if one volume is there twice, as `.nii` and `.nii.gz`.
     """
-    found: dict[str, Path] = {}
-    hidden = 0
-    for path in sorted(entries(folder), key=lambda path: natural_key(path.name)):
-        if not path.name.lower().endswith(SUFFIXES) or path.name.startswith("."):
-            hidden += path.name.startswith("._")
-        elif path.is_file():
-            stem = stem_of(path)
-            if stem in found:
-                raise InputError(f"{path} and {found[stem].name} are the same volume twice; remove one of them")
-            found[stem] = path
+    hidden = sum(path.name.startswith("._") for path in entries(folder))
     if hidden:
         skipped.append(f"{folder}: {hidden} {'file' if hidden == 1 else 'files'} ._* that macOS left in the archive")
-    return found
-
-
-def stem_of(path: Path) -> str:
-    """The name of a volume file without its suffix."""
-    ending = next(suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix))
-    return path.name[: len(path.name) - len(ending)]
+    return volumes_by_name(folder)
 
 
 def below(folder: Path, name: str) -> Path | None:

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from covidct.data.slices import natural_key
+from covidct.data.volume_names import NIFTI, volumes_by_name
 from covidct.errors import InputError
 from covidct.files import entries
-
-SUFFIXES = (".nii.gz", ".nii")
 
 # Names without suffix, in lower case. In a folder of one case the image is one of these, or named as the folder.
 IMAGE_NAMES = ("ct", "image", "img", "volume", "scan")
@@ -22,6 +21,8 @@ LESION_NAMES = (
 LUNG_PREFIX = "lung"
 # In a folder of many cases the mask of X.nii.gz (or X_ct.nii.gz) is X_mask.nii.gz, X_seg.nii.gz or X_label.nii.gz.
 MASK_ENDINGS = ("_mask", "_seg", "_label")
+# What a lung mask of X adds to its name there, as a pattern: X_lung, X_lungs, X_lung_left.
+LUNG_ENDING = rf"_{LUNG_PREFIX}[^_]*(?:_left|_right)?"
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Case:
         return (self.image, self.lesion, *self.lungs)
 
 
-def find_cases(folder: Path, suffixes: tuple[str, ...] = SUFFIXES, faults: list[str] | None = None) -> tuple[Case, ...]:
+def find_cases(folder: Path, suffixes: tuple[str, ...] = NIFTI, faults: list[str] | None = None) -> tuple[Case, ...]:
     """The cases of `folder`, by their names, in natural order.
 
     Known layouts: a folder a case (`CASE/ct.nii.gz`, `CASE/nodule.nii.gz`), or one such folder itself; nnU-Net's
@@ -56,14 +57,15 @@ def find_cases(folder: Path, suffixes: tuple[str, ...] = SUFFIXES, faults: list[
         )
     if (folder / "imagesTr").is_dir():
         return _nnunet(folder, suffixes, faults)
-    here = _volumes(folder, suffixes)
+    here = volumes_by_name(folder, suffixes)
     if here:
+        _tell_of_folders(folder, suffixes, faults)
         is_case = any(_is_image(stem, folder) for stem in here)
         return (_case(folder, here),) if is_case else _flat(here, faults)
     below = sorted((path for path in entries(folder) if path.is_dir()), key=lambda path: natural_key(path.name))
     cases = []
     for path in below:
-        if found := _volumes(path, suffixes):
+        if found := volumes_by_name(path, suffixes):
             try:
                 cases.append(_case(path, found))
             except InputError as error:
@@ -81,27 +83,16 @@ def find_cases(folder: Path, suffixes: tuple[str, ...] = SUFFIXES, faults: list[
     return tuple(cases)
 
 
-def stem_of(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> str:
-    """The name of a volume without its suffix, `.nii.gz` or `.nii` by default."""
-    return next(path.name[: -len(suffix)] for suffix in suffixes if path.name.endswith(suffix))
-
-
 def _fault(message: str, faults: list[str] | None) -> None:
     if faults is None:
         raise InputError(message)
     faults.append(message)
 
 
-def _volumes(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in sorted(entries(folder), key=lambda path: natural_key(path.name)):
-        if path.name.startswith(".") or not path.name.endswith(suffixes) or not path.is_file():
-            continue
-        stem = stem_of(path, suffixes)
-        if stem in found:
-            raise InputError(f"{path} and {found[stem].name} are the same volume twice; remove one of them")
-        found[stem] = path
-    return found
+def _tell_of_folders(folder: Path, suffixes: tuple[str, ...], faults: list[str] | None) -> None:
+    for path in sorted(entries(folder)) if faults is not None else ():
+        if path.is_dir() and not path.name.startswith(".") and volumes_by_name(path, suffixes):
+            _fault(f"{path} is left out, since {folder} itself holds volumes; give it by itself", faults)
 
 
 def _is_image(stem: str, folder: Path) -> bool:
@@ -127,9 +118,9 @@ def _case(folder: Path, volumes: dict[str, Path]) -> Case:
 
 
 def _nnunet(folder: Path, suffixes: tuple[str, ...], faults: list[str] | None) -> tuple[Case, ...]:
-    images, labels = _volumes(folder / "imagesTr", suffixes), {}
+    images, labels = volumes_by_name(folder / "imagesTr", suffixes), {}
     if (folder / "labelsTr").is_dir():
-        labels = _volumes(folder / "labelsTr", suffixes)
+        labels = volumes_by_name(folder / "labelsTr", suffixes)
     if not images:
         raise InputError(f"{folder / 'imagesTr'} is empty: no *.nii.gz and no *.nii in it; put the volumes there")
     cases: dict[str, Case] = {}
@@ -177,7 +168,7 @@ def _lungs_of(images: dict[str, str], owned: dict[str, list[str]]) -> dict[str, 
     cases = {name.lower() for name in images.values()}
     found = {}
     for stem in images:
-        match = re.fullmatch(rf"(.+)_{LUNG_PREFIX}[^_]*", stem.lower())
+        match = re.fullmatch(rf"(.+){LUNG_ENDING}", stem.lower())
         if match and not owned[stem] and match[1] in cases:
             found[stem] = match[1]
     return found

@@ -12,11 +12,9 @@ import SimpleITK as sitk
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import DTypeLike, NDArray
 
+from covidct.data.volume_names import NIFTI, SUFFIXES
 from covidct.errors import InputError
 from covidct.files import entries, replacing
-
-NIFTI = (".nii.gz", ".nii")
-SUFFIXES = (*NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd")
 
 # What nibabel, zlib and NumPy raise for damaged files; a volume of colours is the TypeError.
 UNREADABLE = (
