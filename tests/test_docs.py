@@ -51,6 +51,7 @@ def test_quickstart_is_short() -> None:
     assert len([line for line in quickstart_region().splitlines() if line]) <= 15
 
 
+@pytest.mark.slow
 def test_quickstart_learns(capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(ROOT / "examples/quickstart.py"), run_name="__main__")
     printed = re.fullmatch(r"Dice on new images: (\d\.\d\d)\n", capsys.readouterr().out)

@@ -147,6 +147,7 @@ def weights(run: Path, process: ForkServerProcess) -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_like_one_never_killed(new_run: Callable[[str], Path], start: Callable) -> None:
     whole, run = new_run("whole"), new_run("killed")
     undisturbed = start(whole)

@@ -68,8 +68,7 @@ def _image(scans: Path, name: str) -> Path:
         raise InputError(f"{scans / name} is missing, the CT of {name}; download the series")
     # Structure sets (RTSTRUCT) and segmentations lie beside the CT, a file each.
     series = [path for path in sorted((scans / name).rglob("*")) if path.is_dir() and len(_dicom(path)) > 1]
-    volumes = [path for path in sorted((scans / name).rglob("*")) if is_volume(path, NIFTI)]
-    found = series or [path for path in volumes if not path.name.startswith(".")]
+    found = series or [path for path in sorted((scans / name).rglob("*")) if is_volume(path, NIFTI)]
     if len(found) != 1:
         listed = f" ({', '.join(str(path.relative_to(scans)) for path in found)})" if found else ""
         raise InputError(f"{scans / name} holds {len(found)} CT series{listed}, expected one; remove the others")
