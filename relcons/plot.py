@@ -1,4 +1,4 @@
-"""Pictures of relation matrices. Needs matplotlib: ``pip install "relcons[plot]"``."""
+"""Pictures of relation matrices. Needs matplotlib: ``pip install matplotlib``."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def _require_matplotlib() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        raise ImportError('relcons.plot needs matplotlib: pip install "relcons[plot]"') from error
+        raise ImportError("relcons.plot needs matplotlib: pip install matplotlib") from error
 
 
 def _new_figure(figsize: tuple[float, float]) -> Figure:

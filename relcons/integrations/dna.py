@@ -91,7 +91,9 @@ def split(net: nn.Module) -> UNetParts:
     if not isinstance(decoder, UNetDecoder) or not getattr(encoder, "return_skips", False):
         raise TypeError(
             f"cannot split {type(net).__name__}: supported of dynamic-network-architectures are networks with an "
-            "encoder that returns its skips and a UNetDecoder (PlainConvUNet, ResidualEncoderUNet)"
+            "encoder that returns its skips and a UNetDecoder (PlainConvUNet, ResidualEncoderUNet); others are "
+            "passed as relcons.UNetParts(encoder, decoder, head, channels=...), or as relcons.UNetParts.at(net, name "
+            "of its bottleneck, example=shape of a batch)"
         )
     for layer in encoder.modules():
         # Residual blocks without a projection hold a lambda here, which cannot be pickled.

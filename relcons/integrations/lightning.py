@@ -4,9 +4,9 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from relcons.losses import RelationLoss
@@ -24,7 +24,7 @@ def _installed() -> Any:
     for name in names:
         if find_spec(name.partition(".")[0]) is not None:
             return import_module(name)
-    raise ImportError('Lightning is not installed; pip install "relcons[lightning]"', name="pytorch_lightning")
+    raise ImportError("Lightning is not installed; pip install pytorch-lightning", name="pytorch_lightning")
 
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class RelConsModule(LightningModule):
     Training batches are dicts with ``image`` and ``mask``, ``source`` where the general term is on,
     and ``unlabelled`` where there are any (see the model's ``forward``). Logged in training:
     ``train/loss``, ``train/segmentation``, ``train/lambda``, ``train/general`` and ``train/target``
-    (the last two without their weight); in validation ``val/loss``, the segmentation loss alone.
+    (the last two without their weight); in validation ``val/loss`` and in testing ``test/loss``, the
+    segmentation loss alone.
     Lambda advances with the optimiser's steps, not with batches, and is part of Lightning's
     checkpoints. A general encoder that no loss reaches must be frozen before: `freeze_general`.
 
@@ -116,8 +117,11 @@ class RelConsModule(LightningModule):
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         general, *others = (group["params"] for group in self.model.parameter_groups())
+        # By Lightning's own way, which knows the precision: it refuses what cannot be clipped there.
+        scales_itself = getattr(optimizer, "_step_supports_amp_scaling", False)
         for parameters in (general, [parameter for group in others for parameter in group]):
-            torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+            part = SimpleNamespace(param_groups=[{"params": parameters}], _step_supports_amp_scaling=scales_itself)
+            self.clip_gradients(part, gradient_clip_val, gradient_clip_algorithm)  # type: ignore[arg-type]
 
     def configure_optimizers(self) -> Any:
         """What the factory makes of the trainable parameters."""
@@ -149,18 +153,25 @@ class RelConsModule(LightningModule):
         if self.relation is not None:
             self.relation.step()
 
-    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log ``val/loss`` of one batch with ``image`` and ``mask``."""
-        _check_batch(batch, "image", "mask")
-        loss = self.segmentation_loss(self.model(batch["image"]), batch["mask"])
-        self.log("val/loss", loss, batch_size=len(batch["image"]), sync_dist=True)
+        self._evaluate("val/loss", batch)
 
-    def predict_step(self, batch: Tensor | Mapping[str, Any], batch_idx: int = 0) -> Any:
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Log ``test/loss`` of one batch with ``image`` and ``mask``."""
+        self._evaluate("test/loss", batch)
+
+    def predict_step(self, batch: Tensor | Mapping[str, Any], batch_idx: int = 0, dataloader_idx: int = 0) -> Any:
         """Logits of a tensor of images, or of a batch with ``image``."""
         if isinstance(batch, Tensor):
             return self.model(batch)
         _check_batch(batch, "image")
         return self.model(batch["image"])
+
+    def _evaluate(self, name: str, batch: Mapping[str, Any]) -> None:
+        _check_batch(batch, "image", "mask")
+        loss = self.segmentation_loss(self.model(batch["image"]), batch["mask"])
+        self.log(name, loss, batch_size=len(batch["image"]), sync_dist=True)
 
     def _source_key(self) -> tuple[str, ...]:
         return ("source",) if self.relation is not None and self.relation.general is not None else ()

@@ -144,7 +144,8 @@ def split(net: SegmentationModel) -> UNetParts:
     if type(net.decoder).__name__ not in DECODERS:
         raise TypeError(
             f"cannot split {type(net).__name__}: its decoder {type(net.decoder).__name__} takes more than a list "
-            f"of feature maps or is not known; supported are networks with {', '.join(DECODERS)}"
+            f"of feature maps or is not known; supported are networks with {', '.join(DECODERS)}. Others are passed as "
+            "relcons.UNetParts(encoder, decoder, head, channels=...)"
         )
     return SmpParts(
         encoder=net.encoder,

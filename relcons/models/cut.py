@@ -44,7 +44,7 @@ def cut_at(net: nn.Module, name: str, example: Tensor) -> Cut:
             f"module {name!r} of {type(net).__name__} {problem}; modules that give the coarsest maps for the "
             f"example: {', '.join(map(repr, candidates(net, example))) or 'none'}"
         )
-    encoding = reached_parameters([passed.outputs[0]])
+    encoding = reached_parameters([passed.outputs[0]]) if passed.matters else None
     if encoding is None:
         raise ValueError(
             f"{type(net).__name__} hides its graph in reentrant checkpoints; switch them off, or use "

@@ -86,8 +86,14 @@ class DualEncoderUNet(MultiEncoderUNet):
             ``unlabelled`` or ``features`` is given.
 
         Raises:
+            TypeError: ``source`` is not a tensor.
             ValueError: an input's sizes do not fit the network.
         """
+        if source is not None and not isinstance(source, Tensor):
+            raise TypeError(
+                f"source must be a batch (B, C, *spatial), got {type(source).__name__}; "
+                "one per general encoder is what MultiEncoderUNet takes"
+            )
         output = super().forward(x, None if source is None else (source,), unlabelled, features)
         if not isinstance(output, MultiEncoderOutput):
             return output

@@ -6,7 +6,6 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from relcons.checks import check_choice
 from relcons.integrations import split_unet
@@ -23,7 +22,7 @@ from relcons.models.build import (
 from relcons.models.nested import NestedDecoder
 from relcons.models.parts import UNetParts
 from relcons.models.pretrained import Pretrained
-from relcons.models.reach import keeping_buffers, probe, reached_parameters, tensors_of
+from relcons.models.trial import try_out
 
 __all__ = ["MultiEncoderOutput", "MultiEncoderUNet"]
 
@@ -52,7 +51,7 @@ class MultiEncoderUNet(Pretrained):
     ``UNetParts.examples``; without one that the network takes, freeze dead ends yourself.
 
     Args:
-        net: a network of segmentation_models_pytorch or dynamic-network-architectures, or
+        net: a network of segmentation_models_pytorch, dynamic-network-architectures or MONAI, or
             [`UNetParts`][relcons.UNetParts]. It is not copied; its modules are shared.
         generals: number of general encoders.
         general: ``"copy"`` (architecture and weights of ``net``'s encoder), ``"reset"`` (its
@@ -69,10 +68,11 @@ class MultiEncoderUNet(Pretrained):
             returns several. ``"native"``: what ``net`` returns, in both modes.
 
     Raises:
-        TypeError: ``net`` belongs to no supported library, or ``general`` is neither a name nor a module.
+        TypeError: ``net`` belongs to no supported library, its parts do not run one after another, or ``general``
+            is neither a name nor a module.
         ValueError: another argument is not among those above, a level does not exist, is the input
-            or has no channels, ``fusion="concat"`` and there is no way to widen the decoder, an own
-            encoder has other widths or is used twice.
+            or has no channels, none of several outputs is plainly the result, ``fusion="concat"`` and
+            there is no way to widen the decoder, an own encoder has other widths or is used twice.
 
     Source: Zhang et al. 2021, Section III-A and Fig. 2.
 
@@ -118,7 +118,7 @@ class MultiEncoderUNet(Pretrained):
         self._network = parts.describe()
         self._follow(parts)
         self._decide_batching()
-        self._drop_dead_ends(parts)
+        try_out(self, partial(MultiEncoderUNet.forward, self), parts)
 
     def forward(
         self,
@@ -290,40 +290,3 @@ class MultiEncoderUNet(Pretrained):
             module.train(parts.training)
             if parameter is not None:
                 module.to(parameter.device, parameter.dtype)
-
-    def _drop_dead_ends(self, parts: UNetParts) -> None:
-        """Set parameters that no output depends on to not trainable; refuse the input as a level."""
-
-        widths: list[tuple[int, ...]] = []
-
-        def run(x: Tensor) -> tuple[Tensor, Sequence[Tensor], Any]:
-            # Outputs of deep supervision may exist in training mode alone; layers stay in evaluation mode.
-            for module in self.decoder.modules():
-                module.training = next(module.children(), None) is not None and not isinstance(module, _NormBase)
-            maps = self.target_encoder(x)
-            widths.append(tuple(features.shape[1] for features in maps))
-            return x, maps, MultiEncoderUNet.forward(self, x, features=True)
-
-        outputs, self.outputs = self.outputs, "native"
-        with keeping_buffers(self):
-            result = probe([self], run, parts.examples())
-        self.outputs = outputs
-        if widths and widths[-1] != parts.widths:
-            raise ValueError(
-                f"net: channels says that the encoder's maps have widths {parts.widths}, and they have {widths[-1]}; "
-                "maps are (B, C, *spatial), finest first (an encoder with channels last needs a permute)"
-            )
-        if result is None:
-            return
-        x, maps_of_x, output = result
-        for name, levels in (("levels", self.levels), ("fuse_levels", self.fusion.levels)):
-            for level in levels:
-                if maps_of_x[level] is x:
-                    raise ValueError(
-                        f"{name}: map {level} is the input itself, which no encoder can change; leave it out"
-                    )
-        maps = [*output.target, *(features for general in output.general for features in general)]
-        reached = reached_parameters([*maps, *tensors_of(output.logits)])
-        for parameter in self.parameters():
-            if reached is not None and parameter not in reached:
-                parameter.requires_grad_(False)

@@ -167,4 +167,4 @@ def shallow_copy(module: nn.Module) -> nn.Module:
 
 
 def _unchanged(bottleneck: Tensor) -> Tensor:
-    return bottleneck
+    return bottleneck.clone()  # what follows may change it in place, as it may a fused one

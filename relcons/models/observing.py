@@ -1,6 +1,6 @@
 """What one pass of a network shows of its modules."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relcons.models.reach import evaluating, tensors_of
+from relcons.models.reach import evaluating, graph_of, reached_parameters, recording, tensors_of
 
 __all__ = ["Pass", "as_example", "candidates", "problem_of", "run_once"]
 
@@ -35,10 +35,13 @@ def run_once(net: nn.Module, example: Tensor, bottleneck: nn.Module | None) -> P
         if not passed.outputs:
             passed.before.add(module)
 
-    def returned(module: nn.Module, _: Any, output: Any) -> None:
+    def returned(module: nn.Module, _: Any, output: Any) -> Any:
         passed.maps.setdefault(module, []).append(output)
-        if module is bottleneck:
-            passed.outputs.append(output)
+        if module is not bottleneck:
+            return None
+        passed.outputs.append(output)
+        # What follows may change it in place.
+        return output.clone() if isinstance(output, Tensor) else None
 
     attributes = {module: dict(vars(module)) for module in net.modules()}
     hooks = [
@@ -47,7 +50,7 @@ def run_once(net: nn.Module, example: Tensor, bottleneck: nn.Module | None) -> P
         for hook in (module.register_forward_pre_hook(called), module.register_forward_hook(returned))
     ]
     try:
-        with evaluating([net]), _trainable(net), torch.random.fork_rng(devices=[]), torch.enable_grad():
+        with evaluating([net]), _trainable(net), torch.random.fork_rng(devices=[]), recording():
             passed.result = net(example.clone().requires_grad_(example.is_floating_point()))
     except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError) as error:
         raise ValueError(
@@ -58,10 +61,7 @@ def run_once(net: nn.Module, example: Tensor, bottleneck: nn.Module | None) -> P
         for hook in hooks:
             hook.remove()
         _restore(attributes)
-    if len(passed.outputs) == 1 and isinstance(passed.outputs[0], Tensor) and passed.outputs[0].requires_grad:
-        tensors = [tensor for tensor in tensors_of(passed.result) if tensor.requires_grad]
-        grads = torch.autograd.grad([t.sum() for t in tensors], passed.outputs, retain_graph=True, allow_unused=True)
-        passed.matters = grads[0] is not None
+    passed.matters = len(passed.outputs) == 1 and _deciding(passed.result, passed.outputs) == [True]
     return passed
 
 
@@ -73,22 +73,36 @@ def problem_of(passed: Pass, axes: int) -> str | None:
     if not isinstance(output, Tensor) or output.ndim != axes:
         what = f"of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         return f"must return a map (B, C, *spatial), and returns {what}"
-    if not passed.matters:
+    # Where reentrant checkpoints hide the graph, it cannot be told.
+    if not passed.matters and reached_parameters(tensors_of(passed.result)) is not None:
         return "does not decide what the network returns"
     return None
 
 
 def candidates(net: nn.Module, example: Tensor) -> list[str]:
-    """Names of modules that could be the bottleneck: run once, with a map of the coarsest resolution."""
+    """Names of modules that could be the bottleneck: run once, with a map of the coarsest resolution that matters.
+
+    Outermost modules only. Maps of one position, which attention over channels has inside, come last.
+    """
     passed = run_once(net, example, None)
     maps = {
         module: outputs[0]
         for module, outputs in passed.maps.items()
         if len(outputs) == 1 and isinstance(outputs[0], Tensor) and outputs[0].ndim == example.ndim
     }
-    sizes = {module: output.shape[2:].numel() for module, output in maps.items()}
-    coarsest = min(sizes.values(), default=0)
-    names = [name for name, module in net.named_modules() if name and sizes.get(module) == coarsest]
+    deciding = _deciding(passed.result, maps.values())
+    sizes = {
+        module: output.shape[2:].numel()
+        for (module, output), decides in zip(maps.items(), deciding, strict=True)
+        if decides
+    }
+    coarsest = min((size for size in sizes.values() if size > 1), default=1)
+    names: list[str] = []
+    for size in sorted({coarsest, 1}, reverse=True):
+        for name, module in net.named_modules():
+            inside = any(name.startswith(f"{outer}.") for outer in names)
+            if name and not inside and sizes.get(module) == size:
+                names.append(name)
     return names[:_MOST_CANDIDATES]
 
 
@@ -104,6 +118,12 @@ def as_example(net: nn.Module, example: Tensor | Sequence[int]) -> Tensor:
         example = torch.zeros(sizes)
     parameter = next(net.parameters(), None)
     return example if parameter is None else example.to(parameter.device, parameter.dtype)
+
+
+def _deciding(result: Any, outputs: Iterable[Any]) -> list[bool]:
+    """Whether what the network returned depends on each of ``outputs``."""
+    graph = graph_of(tensors_of(result))
+    return [isinstance(output, Tensor) and output.grad_fn in graph for output in outputs]
 
 
 def _restore(attributes: dict[nn.Module, dict[str, Any]]) -> None:

@@ -6,8 +6,17 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
-__all__ = ["evaluating", "keeping_buffers", "probe", "reached_parameters", "tensors_of"]
+__all__ = [
+    "evaluating",
+    "keeping_buffers",
+    "probe",
+    "reached_parameters",
+    "recording",
+    "set_branches_to_training",
+    "tensors_of",
+]
 
 T = TypeVar("T")
 
@@ -19,7 +28,7 @@ def probe(modules: Iterable[nn.Module], run: Callable[[Tensor], T], examples: It
     """
     modules = list(modules)
     parameter = next((p for module in modules for p in module.parameters()), None)
-    with evaluating(modules), torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with evaluating(modules), torch.random.fork_rng(devices=[]), recording():
         for example in examples:
             if parameter is not None:
                 example = example.to(parameter.device, parameter.dtype)
@@ -34,21 +43,22 @@ def probe(modules: Iterable[nn.Module], run: Callable[[Tensor], T], examples: It
 
 def reached_parameters(outputs: Iterable[Tensor]) -> set[Tensor] | None:
     """Leaves that a backward pass from ``outputs`` would reach; None where reentrant checkpoints hide them."""
-    found: set[Tensor] = set()
+    nodes = graph_of(outputs)
+    if any(node.name() == "CheckpointFunctionBackward" for node in nodes):
+        return None
+    return {node.variable for node in nodes if hasattr(node, "variable")}
+
+
+def graph_of(outputs: Iterable[Tensor]) -> set[Any]:
+    """Every node of autograd's graph that ``outputs`` came by."""
     nodes = [output.grad_fn for output in outputs if output.grad_fn is not None]
-    seen = set(nodes)
+    seen: set[Any] = set(nodes)
     while nodes:
-        node = nodes.pop()
-        if node.name() == "CheckpointFunctionBackward":
-            return None
-        leaf = getattr(node, "variable", None)
-        if leaf is not None:
-            found.add(leaf)
-        for following, _ in node.next_functions:
+        for following, _ in nodes.pop().next_functions:
             if following is not None and following not in seen:
                 seen.add(following)
                 nodes.append(following)
-    return found
+    return seen
 
 
 def tensors_of(output: Any) -> list[Tensor]:
@@ -57,6 +67,23 @@ def tensors_of(output: Any) -> list[Tensor]:
         return [output]
     values = output.values() if isinstance(output, Mapping) else output if isinstance(output, list | tuple) else ()
     return [tensor for value in values for tensor in tensors_of(value)]
+
+
+def set_branches_to_training(module: nn.Module) -> None:
+    """Training mode for what may take another way in it (heads of deep supervision, for one), not for layers."""
+    for layer in module.modules():
+        own = (
+            not type(layer).__module__.startswith("torch.nn.")
+            and next(layer.parameters(recurse=False), None) is not None
+        )
+        layer.training = not isinstance(layer, _NormBase) and (own or next(layer.children(), None) is not None)
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Gradients recorded inside, also where the caller has switched them off."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 @contextmanager

@@ -139,7 +139,7 @@ def _build(config: dict[str, Any], file: Path, cls: type[Any], net: Any, general
             net = _named_network(config["network"], file)
         try:
             model = cls(net, general=general, **options)
-        except ValueError as error:
+        except (ValueError, TypeError, RuntimeError) as error:
             raise ValueError(f"{file} does not fit its network or net: {error}") from None
     _set_deep_supervision(model, config["deep_supervision"])
     return model

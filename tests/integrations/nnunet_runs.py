@@ -18,6 +18,7 @@ SHORT_TRAINERS = """
 import os
 
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from relcons.integrations.nnunet import nnUNetTrainerRelCons, nnUNetTrainerRelConsTarget
 
@@ -27,6 +28,12 @@ def shorten(trainer):
     trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = 2, 1
     trainer.save_every = 1
     trainer.weight_decay = 0.0  # what moves the general encoder is then a loss
+
+
+class ShortStock(nnUNetTrainer):
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cpu")):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        shorten(self)
 
 
 class ShortRelCons(nnUNetTrainerRelCons):
@@ -186,10 +193,20 @@ def run_whole_path(workspace: Workspace, configuration: str) -> None:
         assert predicted.shape == shape
         assert set(np.unique(np.asarray(predicted.dataobj))) <= {0, 1}
 
-    workspace.run(f"{train} ShortRelConsTarget", nnUNet_n_proc_DA="0")
+    workspace.run(f"{train} ShortStock", nnUNet_n_proc_DA="0")
+    stock = workspace.results("ShortStock", configuration) / "checkpoint_final.pth"
+    environment = {"nnUNet_n_proc_DA": "0", "RELCONS_START": str(stock)}
+    workspace.run(f"{train} ShortRelConsTarget", **environment)
     folder = workspace.results("ShortRelConsTarget", configuration)
     start, end = checkpoint(folder / "start_of_epoch_0.pth"), checkpoint(folder / "checkpoint_final.pth")
+    given = checkpoint(stock)["network_weights"]
+    for name in (name for name in given if name.startswith("encoder.")):
+        assert torch.equal(start[f"target_{name}"], given[name])
     assert not moved(start, end["network_weights"], "general_encoders.")
     assert moved(start, end["network_weights"], "target_encoder.")
     assert len(end["logging"]["relation_target"]) == 1
     assert "relation_general" not in end["logging"]
+
+    # The variable is still set, and a training that goes on does not start from it again.
+    workspace.run(f"{train} ShortRelConsTarget --c", SHORT_EPOCHS="2", **environment)
+    assert not moved(end["network_weights"], checkpoint(folder / "start_of_epoch_1.pth"), "target_encoder.")

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, StackDataset
 
@@ -130,6 +131,25 @@ def test_clipping_keeps_the_general_loss_out_of_the_segmentations_step(tmp_path:
         )
     assert torch.allclose(torch.stack(norms[0][:2]), torch.stack(norms[1][:2]))
     assert norms[1][2] == pytest.approx(0.01, rel=1e-3)
+
+
+def test_an_optimiser_that_unscales_in_its_step_is_not_clipped_before(tmp_path: Path) -> None:
+    """Its gradients still carry the scale when they would be clipped; Lightning refuses, and so must the two norms."""
+    module = build(optimizer=lambda groups: torch.optim.SGD(groups, lr=1.0, fused=True))
+    scaled = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=2.0**10))
+    with pytest.raises(RuntimeError, match="does not allow for gradient clipping"):
+        trainer(tmp_path, plugins=[scaled], gradient_clip_val=0.01).fit(module, loader(1))
+
+
+def test_several_validation_sets_and_a_test_set(tmp_path: Path) -> None:
+    module = build()
+    run = trainer(tmp_path)
+    run.fit(module, loader(1), [loader(1), loader(2)])
+    assert {"val/loss/dataloader_idx_0", "val/loss/dataloader_idx_1"} <= set(run.callback_metrics)
+    (found,) = run.test(module, loader(1), verbose=False)
+    with torch.no_grad():
+        (batch,) = loader(1)
+        assert found["test/loss"] == pytest.approx(BCE(module.eval()(batch["image"]), batch["mask"]).item())
 
 
 def test_schedule_resumes_from_a_checkpoint(tmp_path: Path) -> None:
@@ -297,4 +317,4 @@ except ImportError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == 'Lightning is not installed; pip install "relcons[lightning]"\n'
+    assert done.stdout == "Lightning is not installed; pip install pytorch-lightning\n"

@@ -11,6 +11,7 @@ import datetime
 import multiprocessing
 import os
 import platform
+import re
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -141,6 +142,7 @@ def present(output: Any) -> list[Tensor]:
 
 def first_line(error: BaseException) -> str:
     text = " ".join(str(error).split("\n\n")[0].split())
+    text = re.sub(r"/\S*/site-packages/", "", text)
     return f"{type(error).__name__}: {text[:300]}"
 
 

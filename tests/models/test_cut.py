@@ -195,6 +195,27 @@ class Running(NestedUNet):
         return super().forward(x - self.mean) / (1 + self.seen)
 
 
+class InPlace(Changed):
+    """The bottleneck and what follows as pix2pix has them: a convolution, then a ReLU in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bottom = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.ReLU(inplace=True))
+
+
+class Attending(Changed):
+    """Squeeze and excitation before the bottleneck: modules with maps of one position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(6, 6, 1), nn.Sigmoid())
+        self.deep = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.LeakyReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        coarse = self.stages[1](self.stages[0](x))
+        return self.stages[2](self.deep(coarse * self.squeeze(coarse)))
+
+
 class Flat(nn.Module):
     """No module of it returns a map."""
 
@@ -322,6 +343,31 @@ def test_the_network_runs_once() -> None:
     assert len(calls) == 1  # the general encoder has a first stage of its own
 
 
+def test_what_follows_the_bottleneck_may_change_it_in_place() -> None:
+    net, x = InPlace().eval(), torch.rand(SMALL)
+    model = DualEncoderUNet(at(net, "bottom.0"), general="reset")
+    output = model(x, source=x)
+    assert torch.equal(output.logits, net(x))
+    assert torch.equal(model(x), net(x))
+    (target,) = output.target
+    (single,) = model.target_encoder(x)
+    assert torch.equal(target, single)
+    assert target.min() < 0
+
+
+def test_candidates_are_outermost_and_those_of_attention_last() -> None:
+    with pytest.raises(ValueError, match=r"example: 'stages\.1', 'deep', 'squeeze'$"):
+        at(Attending(), "nothing")
+
+
+def test_where_gradients_are_off() -> None:
+    net = NestedUNet()
+    with torch.inference_mode():
+        parts = at(net)
+    assert parts.widths == (6,)
+    assert all(parameter.requires_grad for parameter in net.parameters())
+
+
 def test_nothing_outlives_the_pass() -> None:
     model = DualEncoderUNet(at(NestedUNet()))
     copies = [copy.deepcopy(model)]
@@ -440,7 +486,7 @@ def test_moves_to_another_type() -> None:
             NestedUNet(),
             "bottm",
             "NestedUNet has no module 'bottm'; of its modules these give its coarsest maps for the example: "
-            "'stages.1', 'norms.down', 'bottom', 'bottom.0'",
+            "'stages.1', 'norms.down', 'bottom'",
         ),
         (NestedUNet(), "", "NestedUNet has no module ''"),
         (NestedUNet(), "stages", "module 'stages' of NestedUNet ran 0 times for the example, and must run once"),

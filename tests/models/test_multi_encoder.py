@@ -92,8 +92,85 @@ class Reversed(TinyDecoder):
 def test_auto_refuses_outputs_of_which_the_first_is_not_the_finest() -> None:
     parts, x = UNetParts(TinyEncoder(), Reversed()), torch.rand(2, 1, 8, 8)
     with pytest.raises(ValueError, match="net returns 2 maps and the first is not finer than all others"):
-        DualEncoderUNet(parts).eval()(x)
+        DualEncoderUNet(parts)
     assert [tuple(t.shape[2:]) for t in DualEncoderUNet(parts, outputs="native").eval()(x)] == [(4, 4), (8, 8)]
+
+
+class Auxiliary(nn.Module):
+    """A head with a second, coarser output in training; its weight is its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.main = nn.Conv2d(4, 2, 1)
+        self.weight = nn.Parameter(torch.randn(2, 4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        return [self.main(x), nn.functional.conv2d(x[..., ::2, ::2], self.weight)] if self.training else self.main(x)
+
+
+class Leaf(Auxiliary):
+    """The same without a child."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.main
+
+    def main(self, x: Tensor) -> Tensor:
+        return x[:, :2]
+
+
+@pytest.mark.parametrize("head", [Auxiliary, Leaf])
+def test_what_a_head_runs_in_training_alone_is_trained(head: type[nn.Module]) -> None:
+    model = DualEncoderUNet(UNetParts(TinyEncoder(), TinyDecoder(), head()))
+    assert model.training
+    sum(output.sum() for output in model(torch.rand(2, 1, 8, 8))).backward()
+    assert model.head.weight.grad.abs().sum() > 0
+    assert isinstance(model.eval()(torch.rand(2, 1, 8, 8)), Tensor)
+
+
+def test_net_stays_trainable_where_gradients_are_off() -> None:
+    parts = tiny_parts()
+    with torch.inference_mode():
+        DualEncoderUNet(parts)
+    assert all(parameter.requires_grad for parameter in parts.encoder.parameters())
+
+
+class Named(TinyEncoder):
+    def forward(self, x: Tensor) -> dict[int, Tensor]:
+        return dict(enumerate(super().forward(x)))
+
+
+class Single(TinyEncoder):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[-1]
+
+
+class Starred(TinyDecoder):
+    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        return super().forward([fine, coarse])
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "reason"),
+    [
+        (Named, TinyDecoder, "the encoder returned dict"),
+        (Single, TinyDecoder, "the encoder returned Tensor"),
+        (TinyEncoder, Starred, "missing 1 required positional argument: 'coarse'"),
+    ],
+)
+def test_parts_that_do_not_run_one_after_another_are_refused(
+    encoder: type[nn.Module], decoder: type[nn.Module], reason: str
+) -> None:
+    with pytest.raises(
+        TypeError, match=rf"do not run as head\(decoder\(encoder\(x\)\)\) \(.*{reason}\); encoder\(x\) must"
+    ):
+        DualEncoderUNet(UNetParts(encoder(), decoder(), nn.Conv2d(4, 1, 1)))
+
+
+def test_a_list_of_sources_is_refused_by_the_dual_model() -> None:
+    x = torch.rand(2, 1, 8, 8)
+    with pytest.raises(TypeError, match=r"source must be a batch \(B, C, \*spatial\), got list; one per general"):
+        DualEncoderUNet(tiny_parts())(x, source=[x])
 
 
 def test_widths_that_the_encoder_does_not_have_are_refused() -> None:
