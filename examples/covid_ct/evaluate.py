@@ -15,10 +15,10 @@ from covidct.data.splits import split
 from covidct.data.volumes import VolumeCase
 from covidct.datasets import READERS, check_dataset, read_target
 from covidct.errors import InputError, exit_on_input_error
-from covidct.evaluation import ScoredSlice, best_device, check_writable, score_slices, write_metrics
+from covidct.evaluation import ScoredSlice, best_device, check_writable, make_output, score_slices, write_metrics
 from covidct.phantom_sets import make_phantoms
 from covidct.progress import stages_shown, work_shown
-from covidct.run_groups import check_folds
+from covidct.run_groups import check_folds, check_plans
 from covidct.slice_report import Evaluated, pooled_rows, run_rows, show
 from covidct.volume_evaluation import score_volumes, volume_test_cases
 from covidct.volume_plan import read_plan
@@ -77,6 +77,8 @@ def main() -> None:
     runs = list({run.resolve(): run for run in arguments.runs}.values())
     if not runs:
         raise InputError("no RUN was given; name the run folders to evaluate")
+    if arguments.output is not None:
+        _check_output(arguments.output, arguments.folds)
     configs = {run: read_config(run / "config.json") for run in runs}
     if arguments.data is None:
         with stages_shown(Console(stderr=True)) as stages:
@@ -118,6 +120,8 @@ def _evaluate_volumes(arguments: Arguments, configs: Mapping[Path, Config], cons
         jobs.append(
             (run, config, read_plan(run), volume_test_cases(config, arguments.data, by_patient=arguments.by_patient))
         )
+    if arguments.folds:
+        check_plans([(run, config, plan) for run, config, plan, _ in jobs])
     evaluated, failures = [], 0
     for run, config, plan, cases in jobs:
         one = _score_volumes(arguments, run, config, plan, cases)
@@ -158,6 +162,12 @@ def _score_volumes(
         by_patient=arguments.by_patient,
     )
     return EvaluatedVolumes(run, config, settings, scored, failed)
+
+
+def _check_output(output: Path, folds: bool) -> None:
+    if not folds:
+        raise InputError(f"--output {output} is for the table of --folds; add --folds, or leave --output out")
+    make_output(output)
 
 
 def _check_run(run: Path) -> None:

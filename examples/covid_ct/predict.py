@@ -13,7 +13,7 @@ from covidct.config import Config, read_config
 from covidct.data.preprocess import Plan
 from covidct.data.slices import image_files
 from covidct.errors import InputError, exit_on_input_error
-from covidct.evaluation import best_device, check_writable, predict_slice
+from covidct.evaluation import best_device, make_output, predict_slice
 from covidct.files import replacing
 from covidct.inference import read_picture
 from covidct.metrics import binarise
@@ -87,7 +87,7 @@ def _predict_pictures(arguments: Arguments) -> tuple[int, str, int]:
         )
     targets = plan(arguments.inputs, arguments.output, probabilities=arguments.probabilities)
     config, model = load_run(arguments.run)
-    _make(arguments.output)
+    make_output(arguments.output)
     model.to(best_device())
     failures = predict(targets, model, config, flips=arguments.flips or config.flips)
     return failures, "masks", len(targets)
@@ -102,7 +102,7 @@ def _predict_volumes(arguments: Arguments) -> tuple[int, str, int]:
     )
     config, model = load_run(arguments.run)
     volume_plan = read_plan(arguments.run)
-    _make(arguments.output)
+    make_output(arguments.output)
     device = best_device()
     settings = settings_of(config, on_cpu=device.type == "cpu", flips=arguments.flips, region=arguments.region)
     failures = predict_volumes(arguments.run, model.to(device), volume_plan, jobs, settings)
@@ -193,14 +193,6 @@ def _pictures(inputs: Iterable[Path]) -> list[Path]:
     if not found:
         raise InputError("no INPUT was given; name the pictures or folders to predict")
     return list(found.values())
-
-
-def _make(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output {output} cannot be made ({error.strerror}); give another folder") from None
-    check_writable(output)
 
 
 def _write(path: Path, values: NDArray[np.uint8] | NDArray[np.uint16]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 from covidct.data.preprocess import Spacing, check_spacing
-from covidct.data.store import FACTS, SETTINGS, StoreSettings, begin_store, read_settings, remove_leftovers
+from covidct.data.store import FACTS, SETTINGS, StoreSettings, begin_store, check_free, read_settings, remove_leftovers
 from covidct.data.volume_sets import describe, read_volume_set
 from covidct.data.volumes import CaseFacts, VolumeCase
 from covidct.errors import InputError, exit_on_input_error
@@ -63,6 +63,7 @@ def main() -> None:
     arguments = tyro.cli(Arguments, config=(tyro.conf.FlagCreatePairsOff,))
     console = Console(stderr=True, highlight=False)
     _check(arguments)
+    check_free(arguments.output)
     dataset = arguments.dataset or ("nnunet-raw" if (arguments.data / "imagesTr").is_dir() else "folder")
     found = read_volume_set(dataset, arguments.data)
     known = _known_spacing(arguments)
@@ -74,7 +75,7 @@ def main() -> None:
     if not facts:
         raise InputError(f"none of the {len(found.cases)} cases of {arguments.data} can be read; see above")
     spacing = known or median_spacing(facts.values())
-    need = needs(facts.values(), spacing)
+    need = needs(facts.values(), spacing, arguments.output)
     workers = arguments.workers or fitting_workers(len(facts), need.worker)
     _announce(need, spacing, workers, check_disk(arguments.output, need), console)
     begin_store(arguments.output, StoreSettings(dataset, spacing))

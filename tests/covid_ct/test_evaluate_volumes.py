@@ -410,6 +410,31 @@ def test_folds_that_do_not_fit_are_refused_before_computing(make_run, monkeypatc
     assert not (runs[0] / "metrics.json").exists()
 
 
+def test_folds_on_different_grids_are_refused(make_run, tmp_path, monkeypatch):
+    runs = [make_run("one"), make_run("two", fold=1)]
+    write_plan(runs[1], replace(read_plan(runs[1]), spacing=(6.0, 2.0, 2.0)))
+    monkeypatch.setattr(evaluate, "_score_volumes", None)
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, runs), "--folds"])
+    message = r"one was trained at spacing \(3\.0, 2\.0, 2\.0\) mm .*two at \(6\.0, .* folds of one row share both"
+    with pytest.raises(InputError, match=message):
+        evaluate.main()
+
+
+@pytest.mark.parametrize(
+    ("folds", "message"),
+    [
+        ((), "--output .*out is for the table of --folds; add --folds, or leave --output out"),
+        (("--folds",), r"--output .*out cannot be made \(File exists\); give another folder"),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused_before_scoring(make_run, tmp_path, monkeypatch, folds, message):
+    (tmp_path / "out").touch()
+    monkeypatch.setattr(evaluate, "_score_volumes", None)
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(make_run("one")), *folds, "--output", str(tmp_path / "out")])
+    with pytest.raises(InputError, match=message):
+        evaluate.main()
+
+
 def test_slices_and_volumes_together_are_refused(make_run, tmp_path, monkeypatch):
     run = make_run("one")
     slices = tmp_path / "runs" / "slices"

@@ -182,6 +182,16 @@ def test_lesion_outside_of_the_lung_is_told_apart(call, run, bright, chest, save
     assert found["percent_of_lung"] == pytest.approx(100 * inside / aerated.sum())
 
 
+def test_an_empty_lung_mask_is_said(call, run, bright, chest, save_volume, tmp_path):
+    hu, _ = chest()
+    path = save_volume(tmp_path / "in" / "case.nii.gz", hu)
+    mask = save_volume(tmp_path / "in" / "case_lungs.nii.gz", np.zeros(hu.shape, dtype=np.uint8))
+    call(run, path, "--output", tmp_path / "out")
+    found = report(tmp_path / "out" / "case.json")
+    assert found["percent_of_lung"] is None
+    assert found["notes"] == [f"{mask}: no voxel is lung, so that there is no share of it"]
+
+
 def test_given_lungs_and_their_region(call, run, bright, chest, save_volume, tmp_path):
     hu, _ = chest()
     left = lung_masks()[1]

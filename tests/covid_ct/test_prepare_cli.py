@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import prepare as script
 import pytest
+import SimpleITK as sitk
 from covidct import preparation
 from covidct.data.store import StoreSettings, begin_store, open_store, read_case
 from covidct.data.volumes import CaseFacts, VolumeCase
@@ -300,12 +301,16 @@ def test_median_spacing():
     assert median_spacing([facts((2, 2, 2), spacing) for spacing in spacings]) == (1.25, 0.8, 0.8)
 
 
-def test_needs():
-    given = [facts((10, 100, 100), (2.0, 1.0, 1.0)), facts((10, 10, 10), (1.0, 1.0, 1.0))]
-    need = needs(given, (1.0, 1.0, 1.0))
+def test_needs(tmp_path):
+    given = [facts((10, 100, 100), (2.0, 1.0, 1.0)), replace(facts((10, 10, 10), (1.0, 1.0, 1.0)), name="b")]
+    need = needs(given, (1.0, 1.0, 1.0), tmp_path)
     assert need.most_disk == 2 * (20 * 100 * 100 + 1000)
     assert 0 < need.disk < need.most_disk
     assert need.worker == 4 * 4 * 20 * 100 * 100 + preparation.INTERPRETER
+    # What is stored already takes no more disk; it is looked at again, which takes memory.
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "case.json").touch()
+    assert needs(given, (1.0, 1.0, 1.0), tmp_path) == replace(need, disk=600, most_disk=2000)
 
 
 def test_fitting_workers(monkeypatch):
@@ -315,6 +320,57 @@ def test_fitting_workers(monkeypatch):
     assert fitting_workers(3, 2**30) == 3
     assert fitting_workers(100, 3 * 2**30) == 2
     assert fitting_workers(100, 30 * 2**30) == 1
+
+
+def test_an_output_that_cannot_be_a_store_is_refused_before_a_volume_is_read(tmp_path, monkeypatch):
+    data, output = write_set(tmp_path / "data", 1), tmp_path / "out"
+    monkeypatch.setattr(script, "_survey", None)
+    monkeypatch.setattr(sys, "argv", ["prepare.py", str(data), "--dataset", "covid-ct-20", "--output", str(output)])
+    output.touch()
+    with pytest.raises(InputError, match=rf"--output {output} is a file; give a folder"):
+        script.main()
+    output.unlink()
+    output.mkdir()
+    (output / "thesis.txt").touch()
+    with pytest.raises(InputError, match=rf"--output {output} is neither empty nor a store; give another folder"):
+        script.main()
+
+
+MEASURE_READING = """
+import re, sys
+from pathlib import Path
+import numpy as np
+import SimpleITK as sitk
+from covidct.data.volumes import VolumeCase, load_volume
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
+def load(name):
+    image, mask = (Path(sys.argv[1]) / f"{name}{part}.nrrd" for part in ("", "_mask"))
+    return load_volume(VolumeCase(name, image, mask, None, None, (mask,), "hu", name))
+
+load("small")
+before = peak()
+volume = load("large")
+print(before, peak(), volume.image.nbytes)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel does not tell a process' peak memory")
+@pytest.mark.parametrize("image_type", [np.int16, np.float64])
+def test_memory_of_reading_nrrd(tmp_path, image_type):
+    """Below four times the volume as float32, whatever types image and mask are stored in."""
+    for name, shape in (("small", (4, 8, 8)), ("large", (100, 320, 320))):
+        mask = np.zeros(shape, dtype=np.int64)
+        mask[1:3, 2:5, 2:5] = 1
+        for part, values in (("", (mask * 900 - 1000).astype(image_type)), ("_mask", mask)):
+            sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / f"{name}{part}.nrrd"), useCompression=True)
+    command = [sys.executable, "-c", MEASURE_READING, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    before, peak, size = map(int, done.stdout.split())
+    assert (peak - before) * 1024 < 4 * size
 
 
 def test_a_full_disk(tmp_path):

@@ -60,6 +60,12 @@ def check(case, hu, lesion):
     return volume
 
 
+def pair(root, image, mask):
+    hu, lesion = scan()
+    write(root / image, hu)
+    write(root / mask, lesion)
+
+
 def write_covid(root, suffix=".nii.gz", places=("COVID-19-CT-Seg_20cases", "Infection_Mask", "Lung_Mask"), rename=None):
     for number, name in enumerate(rename or covid_ct_20_names()):
         hu, lesion = scan(number)
@@ -267,6 +273,13 @@ def test_lits(tmp_path):
     check(found.cases[2], *scan(10))
     assert scan_case(found.cases[0]).labels == (0, 1, 2)
     assert any("there is no segmentation-11.nii" in line for line in found.skipped)
+
+
+def test_lits_volume_in_two_batches(tmp_path):
+    for part in ("Training Batch 1", "Training Batch 2"):
+        pair(tmp_path / part, "volume-0.nii", "segmentation-0.nii")
+    with pytest.raises(InputError, match=r"Training Batch 2/segmentation-0\.nii and .*1/.* are the same volume twice"):
+        read_volume_set("lits", tmp_path)
 
 
 def test_lits_says_what_it_does_not_take(tmp_path):
@@ -526,6 +539,34 @@ def test_no_such_set_or_folder(tmp_path):
         read_volume_set("nothing", tmp_path)
     with pytest.raises(InputError, match=r"absent does not exist; give the folder of mosmed"):
         read_volume_set("mosmed", tmp_path / "absent")
+
+
+LAYOUTS = {
+    "covid-ct-20": write_covid,
+    "msd-lung": lambda root: write_tasks(root / "Task06_Lung", "lung", {"0": "background", "1": "cancer"}),
+    "nsclc-pe": lambda root: effusion(root, "LUNG1-001", np.clip(scan()[0], -1024, 3071), scan()[1]),
+    "lits": lambda root: pair(root / "Training Batch 1", "volume-0.nii", "segmentation-0.nii"),
+    "covid-19-20": lambda root: pair(
+        root / "Train", "volume-covid19-A-0003_ct.nii.gz", "volume-covid19-A-0003_seg.nii.gz"
+    ),
+    "mosmed": lambda root: pair(root, "studies/CT-1/study_0255.nii.gz", "masks/study_0255_mask.nii.gz"),
+    "medseg": lambda root: pair(root, "tr_im.nii.gz", "tr_mask.nii.gz"),
+    "nnunet-raw": lambda root: write_tasks(root, "case", {"background": 0, "lesion": 1}),
+    "folder": lambda root: pair(root / "one", "ct.nii.gz", "lesion.nii.gz"),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in READERS if name != "phantom-volumes"])
+def test_what_macos_leaves_in_an_archive_is_no_volume(tmp_path, name):
+    LAYOUTS[name](tmp_path)
+    before = read_volume_set(name, tmp_path)
+    for path in [path for path in tmp_path.rglob("*") if path.is_file() and not path.name.startswith("._")]:
+        fork(path)
+        path.with_name(".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    found = read_volume_set(name, tmp_path)
+    assert found.cases == before.cases
+    assert len(found.cases) > 0
+    assert scan_case(found.cases[0]).shape[1:] == (16, 20)
 
 
 def test_published_folds_of_volumes():

@@ -305,6 +305,17 @@ def not_finite(case, chest):
     save(case.image, values)
 
 
+def complex_numbers(case, chest):
+    save(case.image, chest()[0].astype(np.complex64))
+
+
+def nrrd_cut_short(case, chest):
+    path = case.image.with_name("case.nrrd")
+    sitk.WriteImage(sitk.GetImageFromArray(chest()[0].T), str(path), useCompression=True)
+    path.write_bytes(path.read_bytes()[:-200])
+    return replace(case, image=path, mask=None)
+
+
 def constant(case, chest):
     save(case.image, np.full((48, 40, 4), -1000, dtype=np.int16))
 
@@ -323,6 +334,8 @@ def no_such_slice(case, chest):
         (cut_short, r"case\.nii\.gz cannot be read \(.+\); it is damaged or cut short: replace the file"),
         (cut_short_unpacked, r"case\.nii cannot be read \(.+\); it is damaged or cut short: replace the file"),
         (no_volume, r"case\.nii\.gz cannot be read"),
+        (nrrd_cut_short, r"case\.nrrd cannot be read \(.+\); it is damaged or cut short: replace the file"),
+        (complex_numbers, r"case\.nii\.gz holds complex numbers \(complex64\); a CT holds real ones"),
         (gone, r"case\.nii\.gz is missing; put it back or correct the path"),
         (mask_gone, r"case_mask\.nii\.gz is missing"),
         (singular, r"case\.nii\.gz: by the affine in its header a voxel measures 0 x 2 x 3 mm; expected 0.05 to 50"),

@@ -232,6 +232,10 @@ def half_precision(case: Case) -> None:
     parts = case.parts()
     if not has_bfloat16_kernels(copy.deepcopy(modules_of(parts)), case.batch()):
         pytest.skip("torch has no bfloat16 kernel on the CPU for a layer of this network")
+    layers = [layer for module in modules_of(parts) for layer in module.modules()]
+    if any(isinstance(layer, nn.Conv3d) and max(layer.kernel_size) > 3 for layer in layers):
+        # A lone Conv3d(128, 128, 5, padding=2) does so in one of ten draws (torch 2.14, maps of 4 x 2 x 2).
+        pytest.skip("on the CPU torch's bfloat16 weight gradient of 5x5x5 convolutions over smaller maps is not finite")
     model = DualEncoderUNet(parts, general="reset").train()
     with torch.autocast("cpu", torch.bfloat16):
         loss = whole_method(model, case)

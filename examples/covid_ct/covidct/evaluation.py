@@ -170,6 +170,15 @@ def check_writable(folder: Path) -> None:
         ) from None
 
 
+def make_output(folder: Path) -> None:
+    """Make `folder`, the value of --output, unless it is there; InputError if results cannot be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {folder} cannot be made ({error.strerror}); give another folder") from None
+    check_writable(folder)
+
+
 def best_device() -> torch.device:
     """CUDA where PyTorch finds it, the CPU elsewhere."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

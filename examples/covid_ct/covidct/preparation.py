@@ -66,11 +66,11 @@ def median_spacing(facts: Iterable[CaseFacts]) -> Spacing:
     return z, y, x
 
 
-def needs(facts: Iterable[CaseFacts], spacing: Spacing) -> Needs:
-    """What preparing the cases of `facts` at `spacing` takes."""
-    sizes = [(prod(each.shape), prod(resampled_shape(each.shape, each.spacing, spacing))) for each in facts]
-    voxels = sum(result for _, result in sizes)
-    largest = max(max(pair) for pair in sizes)
+def needs(facts: Iterable[CaseFacts], spacing: Spacing, root: Path) -> Needs:
+    """What preparing the cases of `facts` at `spacing` takes; those that the store at `root` has take no more disk."""
+    sizes = {each: (prod(each.shape), prod(resampled_shape(each.shape, each.spacing, spacing))) for each in facts}
+    voxels = sum(result for each, (_, result) in sizes.items() if not (root / each.name / FACTS).is_file())
+    largest = max(max(pair) for pair in sizes.values())
     return Needs(
         disk=int(voxels * USUAL_BYTES),
         most_disk=int(voxels * MOST_BYTES),

@@ -159,6 +159,10 @@ def volume_inputs(inputs: Iterable[Path]) -> dict[Path, str]:
 
 def _report(mask: NDArray[np.bool_], volume: Volume) -> Report:
     lung = inside = None
+    notes = volume.notes
+    if volume.lungs is not None and not volume.lungs.any():
+        masks = ", ".join(map(str, volume.case.lungs))
+        notes = (*notes, f"{masks}: no voxel is lung, so that there is no share of it")
     if volume.lungs is not None:
         lung = millilitres(volume.lungs, volume.spacing)
         inside = millilitres(volume.lungs & mask, volume.spacing)
@@ -168,7 +172,7 @@ def _report(mask: NDArray[np.bool_], volume: Volume) -> Report:
         lung_ml=lung,
         lesion_in_lung_ml=inside,
         percent_of_lung=100 * inside / lung if inside is not None and lung else None,
-        notes=volume.notes,
+        notes=notes,
     )
 
 

@@ -7,6 +7,7 @@ from covidct.data.nnunet_raw import nnunet_cases
 from covidct.data.set_files import VolumeSet, below, count_of, volumes_in
 from covidct.data.slices import natural_key
 from covidct.data.volumes import VolumeCase
+from covidct.errors import InputError
 
 LESION, ALLOWED = (2,), (0, 1, 2)
 
@@ -24,7 +25,10 @@ def read_lits(folder: Path) -> VolumeSet:
     skipped: list[str] = []
     files: dict[str, Path] = {}
     for place in (folder, *sorted(path for path in folder.rglob("*") if path.is_dir())):
-        files |= volumes_in(place, skipped)
+        found = volumes_in(place, skipped)
+        for stem in sorted(files.keys() & found.keys()):
+            raise InputError(f"{found[stem]} and {files[stem]} are the same volume twice; remove one of them")
+        files |= found
     cases = []
     for stem, path in sorted(files.items(), key=lambda item: natural_key(item[0])):
         if not (number := re.fullmatch(r"volume-(\d+)", stem)):

@@ -166,13 +166,22 @@ def begin_store(root: Path, settings: StoreSettings) -> None:
         return
     try:
         root.mkdir(parents=True, exist_ok=True)
-        # A preparation that was killed right here has left its half-written settings.
-        if not all(path.name.startswith(f".{SETTINGS}.") for path in root.iterdir()):
-            raise InputError(f"--output {root} is neither empty nor a store; give another folder")
+        check_free(root)
         text = json.dumps({"version": VERSION, **asdict(settings)}, indent=2) + "\n"
         write_text(root / SETTINGS, text)
     except OSError as error:
         raise InputError(f"--output {root} cannot be written ({error.strerror}); give another folder") from None
+
+
+def check_free(root: Path) -> None:
+    """InputError unless a store can be begun or gone on with in folder `root`, as far as can be told before."""
+    if not root.exists() or (root / SETTINGS).exists():
+        return
+    if not root.is_dir():
+        raise InputError(f"--output {root} is a file; give a folder")
+    # A preparation that was killed as it began has left its half-written settings.
+    if not all(path.name.startswith(f".{SETTINGS}.") for path in entries(root)):
+        raise InputError(f"--output {root} is neither empty nor a store; give another folder")
 
 
 def remove_leftovers(root: Path) -> None:

@@ -1,7 +1,7 @@
 """Volume files of any format as arrays (z, y, x) from feet to head, back to front, left to right, and the way back."""
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,26 +123,49 @@ def open_volume(path: Path) -> VolumeFile:
         raise InputError(f"{path} is missing; put it back or correct the path")
     if not path.is_dir() and path.name.lower().endswith(NIFTI):
         return _open_nifti(path)
-    image = _read_dicom(path) if path.is_dir() else _read_itk(path)
-    values = sitk.GetArrayViewFromImage(image).T
-    _check_shape(path, values.shape if image.GetNumberOfComponentsPerPixel() == 1 else (*image.GetSize(), -1))
+    if path.is_dir():
+        series = _read_dicom(path)
+        return _of_itk(path, series, series.GetNumberOfComponentsPerPixel(), lambda: series)
+    header = _read_header(path)
+    # Eight bytes a voxel become four on the way in: nothing that a CT or a mask holds is lost.
+    kind = sitk.sitkFloat32 if _dtype_of(header).itemsize > 4 else sitk.sitkUnknown
+    return _of_itk(path, header, header.GetNumberOfComponents(), lambda: sitk.ReadImage(str(path), kind))
+
+
+def _of_itk(path: Path, header: Any, components: int, read: Callable[[], Any]) -> VolumeFile:
+    """The file that ITK describes by `header`, an image or a reader; `read` gives the image with its values."""
+    shape = header.GetSize()
+    _check_shape(path, shape if components == 1 else (*shape, -1))
     affine = np.eye(4)
     # ITK's world runs to the left and back, that of NIfTI to the right and front.
     turn = np.diag([-1.0, -1.0, 1.0])
-    affine[:3, :3] = turn @ np.array(image.GetDirection()).reshape(3, 3) @ np.diag(image.GetSpacing())
-    affine[:3, 3] = turn @ np.array(image.GetOrigin())
-    return VolumeFile(path, _grid(path, values.shape, affine), values.dtype, _Held(image, values))
+    affine[:3, :3] = turn @ np.array(header.GetDirection()).reshape(3, 3) @ np.diag(header.GetSpacing())
+    affine[:3, 3] = turn @ np.array(header.GetOrigin())
+    return VolumeFile(path, _grid(path, shape, affine), _dtype_of(header), _ItkValues(read))
 
 
-@dataclass(frozen=True, eq=False)
-class _Held:
-    """Values of an ITK image, which must outlive the view of them."""
+def _dtype_of(header: Any) -> np.dtype[Any]:
+    kind = header.GetPixelIDValue()
+    components = 1 if "vector" in sitk.GetPixelIDValueAsString(kind) else 0
+    dtype: np.dtype[Any] = sitk.GetArrayViewFromImage(sitk.Image([1, 1, 1], kind, components)).dtype
+    return dtype
 
-    image: Any
-    view: NDArray[Any]
+
+@dataclass(eq=False)
+class _ItkValues:
+    """Values of an ITK image, which is read when the first of them are asked for, and must outlive the view of them."""
+
+    read: Callable[[], Any]
+    image: Any = None
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        return self.view[key].copy()
+        if self.image is None:
+            try:
+                self.image = self.read()
+            except RuntimeError as error:
+                raise OSError(_last_line(error)) from None
+        values: NDArray[Any] = sitk.GetArrayViewFromImage(self.image).T[key].copy()
+        return values
 
 
 def _open_nifti(path: Path) -> VolumeFile:
@@ -155,17 +178,22 @@ def _open_nifti(path: Path) -> VolumeFile:
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     _check_shape(path, shape)
+    if dtype.kind == "c":
+        raise InputError(f"{path} holds complex numbers ({dtype}); a CT holds real ones: save its real part")
     values = image.dataobj if len(image.shape) == 3 else image.dataobj.reshape(shape)
     return VolumeFile(path, _grid(path, shape, affine), dtype, values)
 
 
-def _read_itk(path: Path) -> Any:
+def _read_header(path: Path) -> Any:
     if not path.name.lower().endswith(SUFFIXES):
         raise InputError(f"{path} is no volume by its name; expected {', '.join(SUFFIXES)}, or a DICOM series' folder")
+    reader = sitk.ImageFileReader()
     try:
-        return sitk.ReadImage(str(path))
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
     except RuntimeError as error:
         raise _unreadable(path, error) from None
+    return reader
 
 
 def _read_dicom(folder: Path) -> Any:
@@ -229,5 +257,8 @@ def _grid(path: Path, shape: tuple[int, ...], affine: NDArray[np.float64] | None
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
-    what = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-    return InputError(f"{path} cannot be read ({what}); it is damaged or cut short: replace the file")
+    return InputError(f"{path} cannot be read ({_last_line(error)}); it is damaged or cut short: replace the file")
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

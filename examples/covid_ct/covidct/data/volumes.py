@@ -127,19 +127,18 @@ def to_window(hu: NDArray[np.floating] | NDArray[np.integer]) -> NDArray[np.floa
 
 def _load(case: VolumeCase) -> tuple[Volume, tuple[float, ...]]:
     file = _open_image(case)
-    image, notes = _read_image(file)
-    hu, said = _is_hu(case, float(image.min()), float(image.max()))
-    notes += said
-    image = _window(image) if hu else np.clip(image, 0, 255, out=image)
-    mask, labels, said = (None, (), []) if case.mask is None else _read_lesion(case.mask, case, file.grid)
-    notes += said
+    # Masks first: a byte a voxel is all that stays of them while the image is read.
+    mask, labels, of_mask = (None, (), []) if case.mask is None else _read_lesion(case.mask, case, file.grid)
     if mask is not None and not mask.any():
-        notes.append(f"{case.mask}: no voxel is lesion; the case counts as healthy")
+        of_mask.append(f"{case.mask}: no voxel is lesion; the case counts as healthy")
     lungs = None
     for path in case.lungs:
         own = _read_mask(_beside(path, case, file.grid))[0]
         lungs = own if lungs is None else np.logical_or(lungs, own, out=lungs)
-    return Volume(case, image, hu, file.grid.spacing, mask, lungs, file.grid, tuple(notes)), labels
+    image, notes = _read_image(file)
+    hu, said = _is_hu(case, float(image.min()), float(image.max()))
+    image = _window(image) if hu else np.clip(image, 0, 255, out=image)
+    return Volume(case, image, hu, file.grid.spacing, mask, lungs, file.grid, (*notes, *said, *of_mask)), labels
 
 
 def _open_image(case: VolumeCase) -> VolumeFile:
