@@ -162,7 +162,7 @@ def _report_others(outcomes: Sequence[Outcome], root: Path, console: Console) ->
     done = {outcome.name for outcome in outcomes if outcome.state != "failed"}
     others = [path.name for path in entries(root) if (path / FACTS).is_file() and path.name not in done]
     if others:
-        what = "1 case that is" if len(others) == 1 else f"{len(others)} cases that are"
+        what = f"{_cases(len(others))} that {'is' if len(others) == 1 else 'are'}"
         text = (
             f"{root} also holds {what} not of this run (gone from DATA, or not done): {', '.join(others)}; "
             "training takes them, too: delete their folders there to leave them out"
@@ -174,10 +174,14 @@ def _finish(outcomes: Sequence[Outcome], failures: dict[str, str], root: Path) -
     counts = {state: sum(each.state == state for each in outcomes) for state in ("made", "kept", "repaired")}
     parts = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     output = Console(markup=False, highlight=False)
-    output.print(f"{sum(counts.values())} cases in {root}" + (f" ({parts})" if parts else ""), soft_wrap=True)
+    output.print(f"{_cases(sum(counts.values()))} in {root}" + (f" ({parts})" if parts else ""), soft_wrap=True)
     if failures:
-        output.print(f"{len(failures)} cases not done: {', '.join(sorted(failures))}", soft_wrap=True)
+        output.print(f"{_cases(len(failures))} not done: {', '.join(sorted(failures))}", soft_wrap=True)
         sys.exit(2)
+
+
+def _cases(count: int) -> str:
+    return f"{count} {'case' if count == 1 else 'cases'}"
 
 
 def _bar(console: Console) -> Progress:

@@ -74,7 +74,7 @@ def test_a_bad_case_is_named_and_the_others_are_done(tmp_path):
     done = run(data, output, "--workers", 2)
     assert done.returncode == 2
     assert f"2 cases in {output} (2 made)" in done.stdout
-    assert "1 cases not done: coronacases_002" in done.stdout
+    assert "1 case not done: coronacases_002" in done.stdout
     assert f"error: coronacases_002: {broken} cannot be read" in done.stderr
     # The median of what can be read; said before the first case is done.
     head, _, rest = done.stderr.partition("1/2 coronacases_00")
@@ -113,7 +113,7 @@ def test_cases_of_an_earlier_run_are_named(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         script.main()
     captured = capsys.readouterr()
-    assert f"1 cases in {output} (1 kept)" in captured.out
+    assert f"1 case in {output} (1 kept)" in captured.out
     assert (
         f"note: {output} also holds 2 cases that are not of this run (gone from DATA, or not done): "
         "coronacases_001, coronacases_003; training takes them, too: delete their folders there to leave them out"

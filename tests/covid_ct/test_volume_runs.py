@@ -101,30 +101,45 @@ def test_a_run_that_goes_on_does_not_start_from_init_again(target, call, monkeyp
         assert torch.equal(other["model"][name], value)
 
 
-@pytest.mark.slow
-def test_from_pretraining_to_the_table_of_folds(tmp_path):
-    write_target(tmp_path)
-    store(tmp_path / "lesions", 2, "lesions")
+def run_script(folder: Path, script: str, *arguments: str | Path) -> str:
+    """What a command line of the example, in a process of its own in `folder`, prints; it must end well."""
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(SCRIPTS)]),
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
+    command = [sys.executable, SCRIPTS / script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
-    def call(script: str, *arguments: str) -> str:
-        command = [sys.executable, SCRIPTS / script, *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
-    def train(method: str, *arguments: str) -> str:
-        target = ("--dataset", "covid-ct-20", "--data", "data", "--store", "target", "--preset", "demo", "--fold", "2")
-        return call("train.py", *target, "--steps", "2", "--method", method, "--output", method, *arguments)
+def run_training(folder: Path, method: str, *arguments: str | Path) -> str:
+    """Two steps on the target of `write_target`."""
+    target = ("--dataset", "covid-ct-20", "--data", "data", "--store", "target", "--preset", "demo", "--fold", "2")
+    return run_script(folder, "train.py", *target, "--steps", "2", "--method", method, "--output", method, *arguments)
 
-    train("ours", "--source", "lesions")
-    assert "nothing is tested" in train("pretrain", "--source", "lesions")
-    assert "fold 2: 16 test volumes" in train("finetune", "--init", "pretrain")
-    text = call("evaluate.py", "ours", "finetune", "--folds")
+
+@pytest.mark.slow
+def test_real_scans_are_the_source(tmp_path, real_data):
+    write_target(tmp_path)
+    for name, count in (("lidc", 3), ("lung1", 1)):
+        said = run_script(tmp_path, "prepare.py", real_data / name, "--output", name, "--like", "target")
+        assert f"{count} {'case' if count == 1 else 'cases'} in {name}" in said
+    run_training(tmp_path, "ours", "--source", "lidc", "lung1")
+    lines = [json.loads(line) for line in (tmp_path / "ours" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 2
+    assert lines[-1]["general"] > 0 > lines[-1]["target"]
+
+
+@pytest.mark.slow
+def test_from_pretraining_to_the_table_of_folds(tmp_path):
+    write_target(tmp_path)
+    store(tmp_path / "lesions", 2, "lesions")
+    run_training(tmp_path, "ours", "--source", "lesions")
+    assert "nothing is tested" in run_training(tmp_path, "pretrain", "--source", "lesions")
+    assert "fold 2: 16 test volumes" in run_training(tmp_path, "finetune", "--init", "pretrain")
+    text = run_script(tmp_path, "evaluate.py", "ours", "finetune", "--folds")
     assert "ours, seed 0" in text
     rows = json.loads((tmp_path / "folds.json").read_text())
     assert [row["method"] for row in rows] == ["ours", "finetune"]
