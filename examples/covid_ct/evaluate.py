@@ -77,14 +77,14 @@ def main() -> None:
     runs = list({run.resolve(): run for run in arguments.runs}.values())
     if not runs:
         raise InputError("no RUN was given; name the run folders to evaluate")
-    if arguments.output is not None:
-        _check_output(arguments.output, arguments.folds)
     configs = {run: read_config(run / "config.json") for run in runs}
     if arguments.data is None:
         with stages_shown(Console(stderr=True)) as stages:
             for config in configs.values():
                 make_phantoms(config, stages, stores=False)
     volumetric = [run for run, config in configs.items() if config.axes == 3]
+    if arguments.output is not None and not (volumetric and arguments.folds):
+        raise InputError(f"--output {arguments.output} is for the table of --folds of volumes; leave it out")
     if not volumetric:
         _evaluate_slices(arguments, configs, console)
     elif len(volumetric) == len(runs):
@@ -122,6 +122,8 @@ def _evaluate_volumes(arguments: Arguments, configs: Mapping[Path, Config], cons
         )
     if arguments.folds:
         check_plans([(run, config, plan) for run, config, plan, _ in jobs])
+    if arguments.output is not None:
+        make_output(arguments.output)
     evaluated, failures = [], 0
     for run, config, plan, cases in jobs:
         one = _score_volumes(arguments, run, config, plan, cases)
@@ -162,12 +164,6 @@ def _score_volumes(
         by_patient=arguments.by_patient,
     )
     return EvaluatedVolumes(run, config, settings, scored, failed)
-
-
-def _check_output(output: Path, folds: bool) -> None:
-    if not folds:
-        raise InputError(f"--output {output} is for the table of --folds; add --folds, or leave --output out")
-    make_output(output)
 
 
 def _check_run(run: Path) -> None:

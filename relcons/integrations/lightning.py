@@ -118,10 +118,11 @@ class RelConsModule(LightningModule):
             return
         general, *others = (group["params"] for group in self.model.parameter_groups())
         # By Lightning's own way, which knows the precision: it refuses what cannot be clipped there.
+        part_of = type(type(optimizer).__name__, (SimpleNamespace,), {})  # its messages name the class
         scales_itself = getattr(optimizer, "_step_supports_amp_scaling", False)
         for parameters in (general, [parameter for group in others for parameter in group]):
-            part = SimpleNamespace(param_groups=[{"params": parameters}], _step_supports_amp_scaling=scales_itself)
-            self.clip_gradients(part, gradient_clip_val, gradient_clip_algorithm)  # type: ignore[arg-type]
+            part = part_of(param_groups=[{"params": parameters}], _step_supports_amp_scaling=scales_itself)
+            self.clip_gradients(part, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_optimizers(self) -> Any:
         """What the factory makes of the trainable parameters."""

@@ -102,14 +102,16 @@ class MultiEncoderUNet(Pretrained):
         check_choice("route", route, Route)
         check_choice("outputs", outputs, Outputs)
         parts = net if isinstance(net, UNetParts) else split_unet(net)
-        encoders = build_generals(parts, generals, general)
+        with torch.inference_mode(False):  # what is built inside of it could never be trained
+            encoders = build_generals(parts, generals, general)
         self.levels = check_levels(levels, parts.widths)
         self.route: Route = route
         self.outputs: Outputs = outputs
         self.target_encoder = parts.encoder
         self.general_encoders = nn.ModuleList(encoders)
         fused = check_levels(fuse_levels, parts.widths, "fuse_levels")
-        self.fusion, self.decoder = build_fusion(parts, fusion, fused, generals)
+        with torch.inference_mode(False):
+            self.fusion, self.decoder = build_fusion(parts, fusion, fused, generals)
         self.head = parts.head if parts.head is not None else nn.Identity()
         self.classification_head = parts.classification_head
         self._divisors = parts.divisors

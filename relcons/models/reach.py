@@ -35,7 +35,7 @@ def probe(modules: Iterable[nn.Module], run: Callable[[Tensor], T], examples: It
             try:
                 # Not a leaf, so that the network may change it in place; with a gradient, so that
                 # reentrant checkpoints stay in the graph.
-                return run(example.requires_grad_().clone())
+                return run(example.clone().requires_grad_().clone())
             except (RuntimeError, ValueError, AssertionError):
                 continue  # some transformers take a single input size only
     return None

@@ -139,7 +139,7 @@ def _build(config: dict[str, Any], file: Path, cls: type[Any], net: Any, general
             net = _named_network(config["network"], file)
         try:
             model = cls(net, general=general, **options)
-        except (ValueError, TypeError, RuntimeError) as error:
+        except (ValueError, TypeError) as error:
             raise ValueError(f"{file} does not fit its network or net: {error}") from None
     _set_deep_supervision(model, config["deep_supervision"])
     return model
@@ -148,7 +148,7 @@ def _build(config: dict[str, Any], file: Path, cls: type[Any], net: Any, general
 def _named_network(network: Any, file: Path) -> nn.Module:
     try:
         return build_network(network["family"], network["class"], dict(network["arguments"]))
-    except ImportError:
+    except (ImportError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever a library makes of arguments that are not its own
         raise ValueError(

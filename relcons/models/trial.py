@@ -1,20 +1,13 @@
-"""The pass of a small image that a new model is tried out with."""
+"""The passes of a small image that a new model is tried out with."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from relcons.models.build import check_finest_first
 from relcons.models.parts import UNetParts
-from relcons.models.reach import (
-    evaluating,
-    keeping_buffers,
-    probe,
-    reached_parameters,
-    set_branches_to_training,
-    tensors_of,
-)
+from relcons.models.reach import keeping_buffers, probe, reached_parameters, set_branches_to_training, tensors_of
 
 __all__ = ["try_out"]
 
@@ -26,23 +19,26 @@ def try_out(model: Any, forward: Callable[..., Any], parts: UNetParts) -> None:
     """
     widths: list[tuple[int, ...]] = []
 
-    def run(x: Tensor) -> tuple[Tensor, Sequence[Tensor], Any]:
+    def run(x: Tensor) -> tuple[Tensor, Sequence[Tensor], list[Any]]:
+        maps = _maps_of("net", model.target_encoder, x)
+        widths.append(tuple(features.shape[1] for features in maps))
+        for encoder in model.general_encoders:
+            _maps_of("general", encoder, x)
+        evaluated = forward(x, features=True)
         for module in model.children():
             set_branches_to_training(module)
-        maps = model.target_encoder(x)
-        if not isinstance(maps, list | tuple) or not all(isinstance(features, Tensor) for features in maps):
-            raise TypeError(f"the encoder returned {type(maps).__name__}")
-        widths.append(tuple(features.shape[1] for features in maps))
-        return x, maps, forward(x, features=True)
+        return x, maps, [evaluated, forward(x, features=True)]
 
     outputs, model.outputs = model.outputs, "native"
     try:
         with keeping_buffers(model):
             result = probe([model], run, parts.examples())
+    except _NotMaps:
+        raise
     except (TypeError, AttributeError, LookupError) as error:
         raise TypeError(
-            f"net: its parts do not run as head(decoder(encoder(x))) ({error}); encoder(x) must return a list of maps "
-            "(B, C, *spatial), finest first, and decoder take that list as its only argument"
+            f"net: its parts do not run as head(decoder(encoder(x))) ({error}); decoder takes the encoder's list of "
+            "maps as its only argument, and head what decoder returns"
         ) from error
     finally:
         model.outputs = outputs
@@ -53,17 +49,39 @@ def try_out(model: Any, forward: Callable[..., Any], parts: UNetParts) -> None:
         )
     if result is None:
         return
-    x, maps_of_x, output = result
+    x, maps_of_x, passes = result
     for name, levels in (("levels", model.levels), ("fuse_levels", model.fusion.levels)):
         for level in levels:
             if maps_of_x[level] is x:
                 raise ValueError(f"{name}: map {level} is the input itself, which no encoder can change; leave it out")
-    if len(tensors_of(output.logits)) > 1:
-        # Refuses several outputs of which none is plainly the result: now, not at the first validation.
-        with keeping_buffers(model), evaluating([model]), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            forward(x)
-    maps = [*output.target, *(features for general in output.general for features in general)]
-    reached = reached_parameters([*maps, *tensors_of(output.logits)])
+    logits = passes[0].logits if model.classification_head is None else passes[0].logits[0]
+    if outputs == "auto" and isinstance(logits, list | tuple):
+        check_finest_first(logits)  # better now than at the first validation
+    _freeze_dead_ends(model, passes)
+
+
+def _freeze_dead_ends(model: Any, passes: Sequence[Any]) -> None:
+    """What is reached in any pass is none: a layer may be skipped in one mode, or at random in training."""
+    reached: set[Tensor] = set()
+    for output in passes:
+        maps = [*output.target, *(features for general in output.general for features in general)]
+        found = reached_parameters([*maps, *tensors_of(output.logits)])
+        if found is None:
+            return
+        reached |= found
     for parameter in model.parameters():
-        if reached is not None and parameter not in reached:
+        if parameter not in reached:
             parameter.requires_grad_(False)
+
+
+class _NotMaps(TypeError):
+    """An encoder returned something else than a list of maps."""
+
+
+def _maps_of(name: str, encoder: Any, x: Tensor) -> Sequence[Tensor]:
+    maps = encoder(x)
+    if not isinstance(maps, Sequence) or not all(isinstance(features, Tensor) for features in maps):
+        raise _NotMaps(
+            f"{name}: encoder(x) must return a list of maps (B, C, *spatial), finest first, got {type(maps).__name__}"
+        )
+    return maps

@@ -423,7 +423,7 @@ def test_folds_on_different_grids_are_refused(make_run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("folds", "message"),
     [
-        ((), "--output .*out is for the table of --folds; add --folds, or leave --output out"),
+        ((), "--output .*out is for the table of --folds of volumes; leave it out"),
         (("--folds",), r"--output .*out cannot be made \(File exists\); give another folder"),
     ],
 )

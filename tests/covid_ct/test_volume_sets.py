@@ -275,6 +275,13 @@ def test_lits(tmp_path):
     assert any("there is no segmentation-11.nii" in line for line in found.skipped)
 
 
+def test_lits_other_files_may_have_one_name(tmp_path):
+    for number in (0, 1):
+        pair(tmp_path / f"case{number}", f"volume-{number}.nii", f"segmentation-{number}.nii")
+        write(tmp_path / f"case{number}" / "liver.nii", scan()[1])
+    assert names(read_volume_set("lits", tmp_path)) == ["volume-0", "volume-1"]
+
+
 def test_lits_volume_in_two_batches(tmp_path):
     for part in ("Training Batch 1", "Training Batch 2"):
         pair(tmp_path / part, "volume-0.nii", "segmentation-0.nii")
@@ -372,6 +379,19 @@ def test_medseg(tmp_path):
     np.testing.assert_array_equal(volume.mask, turned(lesion)[1:2] > 0)
     assert scan_case(found.cases[1]).labels == (0, 1, 2, 3)
     assert any("val_im.nii.gz: no mask of it is published" in line for line in found.skipped)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd"])
+def test_medseg_cut_short(tmp_path, suffix):
+    pair(tmp_path, f"tr_im{'.nii' if suffix == '.nrrd' else suffix}", "tr_mask.nii.gz")
+    path = tmp_path / f"tr_im{suffix}"
+    if suffix == ".nrrd":
+        sitk.WriteImage(sitk.ReadImage(str(tmp_path / "tr_im.nii")), str(path), useCompression=True)
+        (tmp_path / "tr_im.nii").unlink()
+    path.write_bytes(path.read_bytes()[:-500])
+    case = read_volume_set("medseg", tmp_path).cases[3]
+    with pytest.raises(InputError, match=rf"tr_im\{suffix} cannot be read \(.+\); it is damaged or cut short"):
+        load_volume(case)
 
 
 def test_medseg_incomplete(tmp_path):
@@ -473,6 +493,8 @@ def test_plain_folder_says_which_folders_it_leaves_out(tmp_path):
         write(place / "a.NII.GZ", hu)
         write(place / "a_mask.nii.gz", lesion)
     (tmp_path / "notes").mkdir()
+    # Twice the same, which is nobody's business in a folder that is left out.
+    write(tmp_path / "more" / "a.nii", hu)
     found = read_volume_set("folder", tmp_path)
     assert names(found) == ["a"]
     assert found.skipped == (

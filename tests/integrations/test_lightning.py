@@ -137,7 +137,7 @@ def test_an_optimiser_that_unscales_in_its_step_is_not_clipped_before(tmp_path: 
     """Its gradients still carry the scale when they would be clipped; Lightning refuses, and so must the two norms."""
     module = build(optimizer=lambda groups: torch.optim.SGD(groups, lr=1.0, fused=True))
     scaled = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=2.0**10))
-    with pytest.raises(RuntimeError, match="does not allow for gradient clipping"):
+    with pytest.raises(RuntimeError, match="current optimizer, SGD, does not allow for gradient clipping"):
         trainer(tmp_path, plugins=[scaled], gradient_clip_val=0.01).fit(module, loader(1))
 
 

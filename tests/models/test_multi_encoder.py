@@ -131,8 +131,28 @@ def test_what_a_head_runs_in_training_alone_is_trained(head: type[nn.Module]) ->
 def test_net_stays_trainable_where_gradients_are_off() -> None:
     parts = tiny_parts()
     with torch.inference_mode():
-        DualEncoderUNet(parts)
-    assert all(parameter.requires_grad for parameter in parts.encoder.parameters())
+        model = DualEncoderUNet(parts, general="reset", fusion="concat")
+    x = torch.rand(2, 1, 8, 8)
+    output = model(x, source=x)
+    (output.logits.sum() + RelationLoss()(output)).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+class Skipping(TinyEncoder):
+    """Stochastic depth: in training a block may be skipped, here always."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Conv2d(6, 6, 1))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        fine, coarse = super().forward(x)
+        return [fine, coarse if self.training else self.block(coarse)]
+
+
+def test_what_is_skipped_in_training_at_random_is_no_dead_end() -> None:
+    model = DualEncoderUNet(UNetParts(Skipping(), TinyDecoder(), nn.Conv2d(4, 1, 1)))
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 class Named(TinyEncoder):
@@ -153,18 +173,21 @@ class Starred(TinyDecoder):
 @pytest.mark.parametrize(
     ("encoder", "decoder", "reason"),
     [
-        (Named, TinyDecoder, "the encoder returned dict"),
-        (Single, TinyDecoder, "the encoder returned Tensor"),
-        (TinyEncoder, Starred, "missing 1 required positional argument: 'coarse'"),
+        (Named, TinyDecoder, r"net: encoder\(x\) must return a list of maps \(B, C, \*spatial\), .*, got dict"),
+        (Single, TinyDecoder, r"net: encoder\(x\) must return a list of maps .*, got Tensor"),
+        (TinyEncoder, Starred, r"net: .*head\(decoder\(encoder\(x\)\)\) \(.*argument: 'coarse'\); decoder takes"),
     ],
 )
 def test_parts_that_do_not_run_one_after_another_are_refused(
     encoder: type[nn.Module], decoder: type[nn.Module], reason: str
 ) -> None:
-    with pytest.raises(
-        TypeError, match=rf"do not run as head\(decoder\(encoder\(x\)\)\) \(.*{reason}\); encoder\(x\) must"
-    ):
+    with pytest.raises(TypeError, match=reason):
         DualEncoderUNet(UNetParts(encoder(), decoder(), nn.Conv2d(4, 1, 1)))
+
+
+def test_an_own_general_encoder_without_a_list_is_refused_by_its_name() -> None:
+    with pytest.raises(TypeError, match=r"general: encoder\(x\) must return a list of maps .*, got dict"):
+        DualEncoderUNet(tiny_parts(), general=Named())
 
 
 def test_a_list_of_sources_is_refused_by_the_dual_model() -> None:

@@ -217,7 +217,7 @@ def _is_mask(stem: str, stems: set[str]) -> bool:
 
 
 def _checked(path: Path) -> Path:
-    if path.exists() and not is_volume(path):
+    if path.exists() and not path.name.lower().endswith(SUFFIXES):
         raise InputError(
             f"{path} is no volume by its name; expected {', '.join(SUFFIXES)}, or the folder of a DICOM series"
         )

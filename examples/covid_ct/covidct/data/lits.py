@@ -26,7 +26,7 @@ def read_lits(folder: Path) -> VolumeSet:
     files: dict[str, Path] = {}
     for place in (folder, *sorted(path for path in folder.rglob("*") if path.is_dir())):
         found = volumes_in(place, skipped)
-        for stem in sorted(files.keys() & found.keys()):
+        for stem in (stem for stem in files.keys() & found.keys() if re.fullmatch(r"(volume|segmentation)-\d+", stem)):
             raise InputError(f"{found[stem]} and {files[stem]} are the same volume twice; remove one of them")
         files |= found
     cases = []

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from covidct.data.slices import natural_key
-from covidct.data.volume_names import NIFTI, volumes_by_name
+from covidct.data.volume_names import NIFTI, is_volume, volumes_by_name
 from covidct.errors import InputError
 from covidct.files import entries
 
@@ -91,7 +91,7 @@ def _fault(message: str, faults: list[str] | None) -> None:
 
 def _tell_of_folders(folder: Path, suffixes: tuple[str, ...], faults: list[str] | None) -> None:
     for path in sorted(entries(folder)) if faults is not None else ():
-        if path.is_dir() and not path.name.startswith(".") and volumes_by_name(path, suffixes):
+        if path.is_dir() and not path.name.startswith(".") and any(is_volume(file, suffixes) for file in entries(path)):
             _fault(f"{path} is left out, since {folder} itself holds volumes; give it by itself", faults)
 
 

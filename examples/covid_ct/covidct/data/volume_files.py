@@ -106,11 +106,17 @@ class VolumeFile:
         step = max(1, _SLAB // (rows * columns * 8))
         for start in range(0, count, step):
             part = slice(start, min(start + step, count))
-            try:
-                slab = np.asarray(self.values[:, :, part])
-            except UNREADABLE as error:
-                raise _unreadable(self.path, error) from None
-            yield part, slab.reshape(rows, columns, -1)
+            yield part, self._read(part).reshape(rows, columns, -1)
+
+    def one_slice(self, k: int) -> NDArray[Any]:
+        """Values of one slice along the file's third axis; errors as `slabs`."""
+        return self._read(slice(k, k + 1))
+
+    def _read(self, part: slice) -> NDArray[Any]:
+        try:
+            return np.asarray(self.values[:, :, part])
+        except UNREADABLE as error:
+            raise _unreadable(self.path, error) from None
 
 
 def open_volume(path: Path) -> VolumeFile:

@@ -156,8 +156,7 @@ def _open(path: Path, case: VolumeCase) -> VolumeFile:
     count = file.grid.shape[2]
     if not 0 <= case.slice < count:
         raise InputError(f"{path} has {count} slices, but number {case.slice} is asked for; replace the file")
-    values = file.values[:, :, case.slice : case.slice + 1]
-    return replace(file, grid=file.grid.slice(case.slice), values=values)
+    return replace(file, grid=file.grid.slice(case.slice), values=file.one_slice(case.slice))
 
 
 def _read_image(file: VolumeFile) -> tuple[NDArray[np.float32], list[str]]:
