@@ -22,9 +22,6 @@ with warnings.catch_warnings():
 # Trainings of Tables III and IV, five folds a row: `finetune` has three rows, each with a `pretrain` of its own.
 TABLES = {name: 15 if name in ("pretrain", "finetune") else 5 for name in SYSTEMS}
 
-# Of the other tables no row was trained on lesions first.
-ON_VOLUMES_ALONE = [name for name in SYSTEMS if system(name).on_source or system(name).start != "nothing"]
-
 
 def step_flops(config: Config) -> int:
     """Operations of one step, a multiplication and an addition as two, on the meta device, which computes nothing.
@@ -62,7 +59,7 @@ def rows(axes: int, options: argparse.Namespace) -> list[list[object]]:
             Config(dataset="", data="", source=(), method=method, preset="paper", fold=0, seed=0, **preset)
         )
         for method in options.methods
-        if axes == 3 or method not in ON_VOLUMES_ALONE
+        if axes == 3 or not system(method).on_volumes_alone
     }
     found = [cells(method, axes, count, options, preset["steps"]) for method, count in flops.items()]
     if axes == 3 and set(flops) == set(TABLES):

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 __all__ = [
     "evaluating",
+    "graph_of",
     "keeping_buffers",
     "probe",
     "reached_parameters",

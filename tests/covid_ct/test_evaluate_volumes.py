@@ -160,7 +160,6 @@ def test_five_folds_are_joined(call, make_run, bright, cases, tmp_path):
 
 def test_folds_of_two_methods_are_two_rows_and_go_where_asked(call, make_run, tmp_path):
     runs = [make_run(f"{method}{fold}", method=method, fold=fold) for method in ("unet", "ours") for fold in (0, 2)]
-    (tmp_path / "out").mkdir()
     text, _, _ = call(*runs, "--folds", "--output", tmp_path / "out")
     assert [row["method"] for row in rows_of(tmp_path / "out" / "folds.csv")] == ["unet", "ours"]
     assert rows_of(tmp_path / "out" / "folds.csv")[0]["dsc_fold1"] == ""

@@ -118,7 +118,7 @@ def _fresh(arguments: Arguments) -> tuple[Config, tuple[str, ...]]:
     preset = _preset(arguments, notes)
     dataset = _dataset(arguments)
     volumes = dataset in WITH_FOLDS
-    if not volumes and (chosen.on_source or chosen.start != "nothing"):
+    if not volumes and chosen.on_volumes_alone:
         raise InputError(f"method {method} is for volumes; add --dataset {VOLUMES}, or take another --method")
     if arguments.source and not chosen.needs_source:
         notes.append(f"method {method} takes no source images: --source is not used")

@@ -36,6 +36,11 @@ class System:
         """Whether training takes source images (X^n, lesions of other diseases)."""
         return self.general or self.on_source
 
+    @property
+    def on_volumes_alone(self) -> bool:
+        """Whether it is, or starts from, a pre-training on lesions, as rows of the tables of volumes alone do."""
+        return self.on_source or self.start != "nothing"
+
 
 SYSTEMS = {
     "unet": System("single network (nnUNet)", dual=False),

@@ -26,8 +26,10 @@ def read_lits(folder: Path) -> VolumeSet:
     files: dict[str, Path] = {}
     for place in (folder, *sorted(path for path in folder.rglob("*") if path.is_dir())):
         found = volumes_in(place, skipped)
-        for stem in (stem for stem in files.keys() & found.keys() if re.fullmatch(r"(volume|segmentation)-\d+", stem)):
-            raise InputError(f"{found[stem]} and {files[stem]} are the same volume twice; remove one of them")
+        twice = sorted(stem for stem in files.keys() & found.keys() if re.fullmatch(r"(volume|segmentation)-\d+", stem))
+        if twice:
+            first, again = files[twice[0]], found[twice[0]]
+            raise InputError(f"{again} and {first} are the same volume twice; remove one of them")
         files |= found
     cases = []
     for stem, path in sorted(files.items(), key=lambda item: natural_key(item[0])):

@@ -59,7 +59,8 @@ def find_cases(folder: Path, suffixes: tuple[str, ...] = NIFTI, faults: list[str
         return _nnunet(folder, suffixes, faults)
     here = volumes_by_name(folder, suffixes)
     if here:
-        _tell_of_folders(folder, suffixes, faults)
+        if faults is not None:
+            faults += _left_out(folder, suffixes)
         is_case = any(_is_image(stem, folder) for stem in here)
         return (_case(folder, here),) if is_case else _flat(here, faults)
     below = sorted((path for path in entries(folder) if path.is_dir()), key=lambda path: natural_key(path.name))
@@ -89,10 +90,14 @@ def _fault(message: str, faults: list[str] | None) -> None:
     faults.append(message)
 
 
-def _tell_of_folders(folder: Path, suffixes: tuple[str, ...], faults: list[str] | None) -> None:
-    for path in sorted(entries(folder)) if faults is not None else ():
-        if path.is_dir() and not path.name.startswith(".") and any(is_volume(file, suffixes) for file in entries(path)):
-            _fault(f"{path} is left out, since {folder} itself holds volumes; give it by itself", faults)
+def _left_out(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
+    """A line for every folder of volumes in `folder`, which holds volumes itself."""
+    below = (path for path in entries(folder) if path.is_dir() and not path.name.startswith("."))
+    return [
+        f"{path} is left out, since {folder} itself holds volumes; give it by itself"
+        for path in below
+        if any(is_volume(file, suffixes) for file in entries(path))
+    ]
 
 
 def _is_image(stem: str, folder: Path) -> bool:
