@@ -559,7 +559,9 @@ def test_empty_folder(tmp_path, name):
 def test_no_such_set_or_folder(tmp_path):
     with pytest.raises(InputError, match=r"--dataset nothing is not known; expected covid-ct-20, msd-lung, nsclc-pe, "):
         read_volume_set("nothing", tmp_path)
-    with pytest.raises(InputError, match=r"absent does not exist; give the folder of mosmed"):
+    with pytest.raises(
+        InputError, match=r"absent does not exist; give the folder of the set, as --dataset mosmed expects it"
+    ):
         read_volume_set("mosmed", tmp_path / "absent")
 
 

@@ -46,7 +46,7 @@ def read_volume_set(name: str, folder: Path) -> VolumeSet:
     folder = Path(folder)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
-        raise InputError(f"{folder} {what}; give the folder of {name}, as it is published")
+        raise InputError(f"{folder} {what}; give the folder of the set, as --dataset {name} expects it")
     found = READERS[name](folder)
     if not found.cases:
         why = "; ".join(found.skipped[:3]) + (f"; and {len(found.skipped) - 3} more" if len(found.skipped) > 3 else "")
