@@ -1,9 +1,10 @@
 """Losses on how features relate, and segmentation models with several encoders and one decoder."""
 
 from relcons import functional
-from relcons.integrations import split_unet
 from relcons.losses import GeneralConsistencyLoss, RelationLoss, RelationTerms, TargetConsistencyLoss
-from relcons.models import DualEncoderOutput, DualEncoderUNet, MultiEncoderOutput, MultiEncoderUNet, UNetParts
+from relcons.models import DualEncoderOutput, DualEncoderUNet, MultiEncoderOutput, MultiEncoderUNet
+from relcons.networks import split_unet
+from relcons.parts import UNetParts
 from relcons.relations import GramRelation
 from relcons.routing import GradientRouter
 from relcons.schedules import ConstantWeight, CosineRampUp, GaussianRampUp, LinearRampUp

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from relcons.checks import check_choice
 from relcons.models.fusion import Concatenation, Fusion, Projection
-from relcons.models.parts import UNetParts, read_channels
+from relcons.parts.parts import UNetParts, read_channels
 
 __all__ = [
     "FusionKind",

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from relcons.checks import check_choice
-from relcons.integrations import split_unet
 from relcons.models.batching import encode, may_share_a_pass
 from relcons.models.build import (
     FusionKind,
@@ -19,10 +18,11 @@ from relcons.models.build import (
     check_levels,
     check_size,
 )
-from relcons.models.nested import NestedDecoder
-from relcons.models.parts import UNetParts
 from relcons.models.pretrained import Pretrained
 from relcons.models.trial import try_out
+from relcons.networks import split_unet
+from relcons.parts.nested import NestedDecoder
+from relcons.parts.parts import UNetParts
 
 __all__ = ["MultiEncoderOutput", "MultiEncoderUNet"]
 

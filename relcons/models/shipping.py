@@ -2,7 +2,7 @@
 
 A folder holds `config.json` (format, class, network by a name of a fixed table with its arguments, the
 model's own options), `model.safetensors` and `README.md`, the card. Loading builds and fills; nothing
-in the folder is run, and no name outside the tables of `relcons.integrations` is built.
+in the folder is run, and no name outside the tables of `relcons.networks` is built.
 """
 
 import json
@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from relcons import __version__
-from relcons.integrations import build_network
 from relcons.models.card import write_card
 from relcons.models.folder import CARD, CONFIG, FORMAT, HUB_NAME, WEIGHTS, fill, locate, read_config, write
 from relcons.models.fusion import Concatenation
+from relcons.networks import build_network
 
 __all__ = ["load", "push", "save"]
 

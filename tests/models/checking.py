@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from relcons import DualEncoderUNet, RelationLoss, UNetParts
-from relcons.models.nested import NestedDecoder
+from relcons.parts.nested import NestedDecoder
 from tests.models.networks import Case
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from relcons import DualEncoderUNet, MultiEncoderUNet, split_unet
-from relcons.integrations import build_network
+from relcons.networks import build_network
 from tests.models.checking import assert_same, different
 from tests.models.networks import (
     BATCH_NORMS,
@@ -452,7 +452,7 @@ def test_a_library_that_is_not_installed(folder: Path, monkeypatch: pytest.Monke
     def missing(name: str) -> Any:
         raise ModuleNotFoundError(f"No module named {name!r}")
 
-    monkeypatch.setattr("relcons.integrations.import_module", missing)
+    monkeypatch.setattr("relcons.networks.import_module", missing)
     with pytest.raises(ImportError, match="the network is of dynamic_network_architectures, which is not installed"):
         DualEncoderUNet.from_pretrained(folder)
 

@@ -20,7 +20,7 @@ from monai.networks.nets.vnet import VNet
 from monai.networks.utils import icnr_init
 from torch import Tensor, nn
 
-from relcons.integrations.monai_modules import (
+from relcons.networks.monai_modules import (
     DownPath,
     DynUNetDecoder,
     SegResNetDecoder,
@@ -28,8 +28,8 @@ from relcons.integrations.monai_modules import (
     SwinUNETREncoder,
     UpPath,
 )
-from relcons.models.parts import Extra, UNetParts, reset_parameters, small_inputs, take_channels, wider
-from relcons.models.reach import evaluating, probe
+from relcons.parts.parts import Extra, UNetParts, reset_parameters, small_inputs, take_channels, wider
+from relcons.parts.reach import evaluating, probe
 
 __all__ = ["MonaiParts", "split"]
 
@@ -74,7 +74,7 @@ def split(net: nn.Module) -> UNetParts:
     """Parts of ``net``, sharing its layers.
 
     UNet, AttentionUnet and VNet nest encoder and decoder: they are cut at their innermost level, see
-    [`UNetParts.at`][relcons.models.parts.UNetParts.at], and take ``fusion="project"`` alone.
+    [`UNetParts.at`][relcons.parts.parts.UNetParts.at], and take ``fusion="project"`` alone.
 
     Raises:
         TypeError: ``net`` is another network, or has a forward pass of its own.

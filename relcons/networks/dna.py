@@ -13,8 +13,8 @@ from dynamic_network_architectures.building_blocks.residual import BasicBlockD, 
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
 
-from relcons.models.nested import shallow_copy
-from relcons.models.parts import Extra, UNetParts, reset_parameters, take_channels, wider
+from relcons.parts.nested import shallow_copy
+from relcons.parts.parts import Extra, UNetParts, reset_parameters, take_channels, wider
 
 __all__ = ["DnaParts", "build", "describe", "split"]
 

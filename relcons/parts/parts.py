@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relcons.models.cut import Cut, cut_at
-from relcons.models.observing import as_example
+from relcons.parts.cut import Cut, cut_at
+from relcons.parts.observing import as_example
 
 __all__ = ["Extra", "UNetParts", "reset_parameters", "small_inputs", "take_channels", "wider"]
 
