@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -98,9 +98,9 @@ class MultiEncoderUNet(Pretrained):
         outputs: Outputs = "auto",
     ) -> None:
         super().__init__()
-        check_choice("fusion", fusion, FusionKind)
-        check_choice("route", route, Route)
-        check_choice("outputs", outputs, Outputs)
+        check_choice("fusion", fusion, get_args(FusionKind))
+        check_choice("route", route, get_args(Route))
+        check_choice("outputs", outputs, get_args(Outputs))
         parts = net if isinstance(net, UNetParts) else split_unet(net)
         with torch.inference_mode(False):  # what is built inside of it could never be trained
             encoders = build_generals(parts, generals, general)
