@@ -1,5 +1,7 @@
 """Losses on how features relate, and segmentation models with several encoders and one decoder."""
 
+from importlib.metadata import version
+
 from relcons import functional
 from relcons.losses import GeneralConsistencyLoss, RelationLoss, RelationTerms, TargetConsistencyLoss
 from relcons.models import DualEncoderOutput, DualEncoderUNet, MultiEncoderOutput, MultiEncoderUNet
@@ -29,4 +31,4 @@ __all__ = [
     "split_unet",
 ]
 
-__version__ = "0.1.0"
+__version__ = version("relcons")
