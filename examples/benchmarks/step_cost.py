@@ -14,9 +14,9 @@ sys.path.append(str(Path(__file__).parents[1] / "covid_ct"))
 with warnings.catch_warnings():
     # timm, which the networks' library imports, uses what torch has deprecated.
     warnings.filterwarnings("ignore", message=".*torch.jit.interface.*", category=FutureWarning)
-    from covidct.config import PRESETS, VOLUME_PRESETS, Config
-    from covidct.segmentation_loss import segmentation_loss
-    from covidct.systems import SYSTEMS, build_model, system
+    from covidct.run.config import PRESETS, VOLUME_PRESETS, Config
+    from covidct.run.systems import SYSTEMS, build_model, system
+    from covidct.training.segmentation_loss import segmentation_loss
 
 
 # Trainings of Tables III and IV, five folds a row: `finetune` has three rows, each with a `pretrain` of its own.

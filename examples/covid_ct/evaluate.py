@@ -7,24 +7,24 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from covidct.checkpoint import WEIGHTS, load_run
-from covidct.config import Config, read_config
-from covidct.data.preprocess import Plan
-from covidct.data.slices import Slice
-from covidct.data.splits import split
-from covidct.data.volumes import VolumeCase
-from covidct.datasets import READERS, check_dataset, read_target
+from covidct.ct.picture import Slice
+from covidct.ct.volume import VolumeCase
 from covidct.errors import InputError, exit_on_input_error
-from covidct.evaluation import ScoredSlice, best_device, check_writable, make_output, score_slices, write_metrics
-from covidct.phantom_sets import make_phantoms
 from covidct.progress import stages_shown, work_shown
-from covidct.run_groups import check_folds, check_plans
-from covidct.slice_report import Evaluated, pooled_rows, run_rows, show
-from covidct.volume_evaluation import score_volumes, volume_test_cases
-from covidct.volume_plan import read_plan
-from covidct.volume_report import EvaluatedVolumes, fold_rows, show_folds, show_runs, write_folds
-from covidct.volume_segmentation import Region, settings_of
-from covidct.volume_tables import write_volume_metrics
+from covidct.run.checkpoint import WEIGHTS, load_run
+from covidct.run.config import Config, read_config
+from covidct.run.groups import check_folds, check_plans
+from covidct.sets.splits import split
+from covidct.slices.data import READERS, check_dataset, read_target
+from covidct.slices.evaluation import ScoredSlice, best_device, check_writable, make_output, score_slices, write_metrics
+from covidct.slices.report import Evaluated, pooled_rows, run_rows, show
+from covidct.store.phantoms import make_phantoms
+from covidct.store.preprocess import Plan
+from covidct.volumes.evaluation import score_volumes, volume_test_cases
+from covidct.volumes.plan import read_plan
+from covidct.volumes.report import EvaluatedVolumes, fold_rows, show_folds, show_runs, write_folds
+from covidct.volumes.segmentation import Region, settings_of
+from covidct.volumes.tables import write_volume_metrics
 from rich.console import Console
 from rich.text import Text
 

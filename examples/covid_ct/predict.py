@@ -8,18 +8,18 @@ from typing import Annotated
 
 import numpy as np
 import tyro
-from covidct.checkpoint import load_run
-from covidct.config import Config, read_config
-from covidct.data.preprocess import Plan
-from covidct.data.slices import image_files
+from covidct.ct.picture import image_files
 from covidct.errors import InputError, exit_on_input_error
-from covidct.evaluation import best_device, make_output, predict_slice
 from covidct.files import replacing
-from covidct.inference import read_picture
-from covidct.metrics import binarise
-from covidct.volume_plan import read_plan
-from covidct.volume_prediction import Job, describe, plan_volumes, predict_volume_file
-from covidct.volume_segmentation import Region, Settings, settings_of
+from covidct.run.checkpoint import load_run
+from covidct.run.config import Config, read_config
+from covidct.slices.evaluation import best_device, make_output, predict_slice
+from covidct.slices.inference import read_picture
+from covidct.slices.metrics import binarise
+from covidct.store.preprocess import Plan
+from covidct.volumes.plan import read_plan
+from covidct.volumes.prediction import Job, describe, plan_volumes, predict_volume_file
+from covidct.volumes.segmentation import Region, Settings, settings_of
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console

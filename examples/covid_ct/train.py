@@ -7,21 +7,21 @@ from typing import Any
 
 import tyro
 from covidct.arguments import Arguments, Task, resolve
-from covidct.checkpoint import CHECKPOINT, load_checkpoint, load_run
-from covidct.config import Config
-from covidct.data.sampling import check_slices
-from covidct.datasets import RunData, read_run_data
-from covidct.engine import Trainer, make_fabric
 from covidct.errors import exit_on_input_error
-from covidct.phantom_sets import make_phantoms
 from covidct.progress import stages_shown
 from covidct.results import finish, show_result
-from covidct.run_folder import disk_faults, is_finished, prepare
-from covidct.systems import build_model, start_from, system
-from covidct.volume_data import VolumeData, read_volume_data
-from covidct.volume_plan import check_start, keep_plan
-from covidct.volume_results import check_test_volumes, failed_volumes
-from covidct.volume_sources import keep_sources
+from covidct.run.checkpoint import CHECKPOINT, load_checkpoint, load_run
+from covidct.run.config import Config
+from covidct.run.folder import disk_faults, is_finished, prepare
+from covidct.run.systems import build_model, start_from, system
+from covidct.slices.data import RunData, read_run_data
+from covidct.slices.sampling import check_slices
+from covidct.store.phantoms import make_phantoms
+from covidct.training.engine import Trainer, make_fabric
+from covidct.volumes.data import VolumeData, read_volume_data
+from covidct.volumes.plan import check_start, keep_plan
+from covidct.volumes.results import check_test_volumes, failed_volumes
+from covidct.volumes.sources import keep_sources
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
-from covidct.config import VOLUME_PRESETS, Config
-from covidct.data.preprocess import Plan, Spacing, preprocess
-from covidct.data.splits import covid_ct_20_names
-from covidct.data.store import CaseStore, StoreSettings, begin_store, intensity_of, write_case
-from covidct.data.volume_sets import read_volume_set
-from covidct.data.volumes import load_volume
+from covidct.ct.volume import load_volume
+from covidct.run.config import VOLUME_PRESETS, Config
+from covidct.sets.readers import read_volume_set
+from covidct.sets.splits import covid_ct_20_names
+from covidct.store.preprocess import Plan, Spacing, preprocess
+from covidct.store.store import CaseStore, StoreSettings, begin_store, intensity_of, write_case
 
 SPACING: Spacing = (2.0, 1.0, 1.0)
 

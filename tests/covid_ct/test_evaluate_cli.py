@@ -5,13 +5,13 @@ from dataclasses import replace
 import evaluate
 import numpy as np
 import pytest
-from covidct.checkpoint import save_weights
-from covidct.config import PRESETS, Config
-from covidct.data.splits import Split
 from covidct.errors import InputError
-from covidct.evaluation import ScoredSlice
-from covidct.metrics import ImageScores, mean_over_thresholds, threshold_protocol
-from covidct.systems import build_model
+from covidct.run.checkpoint import save_weights
+from covidct.run.config import PRESETS, Config
+from covidct.run.systems import build_model
+from covidct.sets.splits import Split
+from covidct.slices.evaluation import ScoredSlice
+from covidct.slices.metrics import ImageScores, mean_over_thresholds, threshold_protocol
 
 STEMS = [str(number) for number in range(10)]
 

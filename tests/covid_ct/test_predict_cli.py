@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import predict
 import pytest
-from covidct.checkpoint import load_run, save_weights
-from covidct.config import PRESETS, Config
 from covidct.errors import InputError, exit_on_input_error
-from covidct.inference import predict_probability
-from covidct.systems import build_model
+from covidct.run.checkpoint import load_run, save_weights
+from covidct.run.config import PRESETS, Config
+from covidct.run.systems import build_model
+from covidct.slices.inference import predict_probability
 from PIL import Image
 
 SCRIPT = Path(predict.__file__)

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 import train
-from covidct.config import PRESETS, Config
 from covidct.errors import exit_on_input_error
+from covidct.run.config import PRESETS, Config
 from PIL import Image
 
 LABELS = Path("Dataset/TrainingSet/LungInfection-Train/Doctor-label")
@@ -291,7 +291,7 @@ def test_ctrl_c_says_how_to_go_on(
         if progress.step == at:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("covidct.engine.TrainingProgress.advance", advance)
+    monkeypatch.setattr("covidct.training.engine.TrainingProgress.advance", advance)
     shown = said(*RESUME, code=130)
     assert f"Interrupted; {kept}. To go on: python train.py --resume --output run" in shown
 

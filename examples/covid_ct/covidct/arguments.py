@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
-from covidct.config import PRESETS, VOLUME_PRESETS, Config, differences, read_config
-from covidct.data.splits import WITH_FOLDS
-from covidct.datasets import PHANTOM, READERS, read_target
 from covidct.errors import InputError
-from covidct.phantom_sets import VOLUMES as PHANTOM_VOLUMES
-from covidct.precision import resolve_precision
-from covidct.run_folder import check_output, free_run, newest_run, run_name
-from covidct.systems import system
+from covidct.run.config import PRESETS, VOLUME_PRESETS, Config, differences, read_config
+from covidct.run.folder import check_output, free_run, newest_run, run_name
+from covidct.run.precision import resolve_precision
+from covidct.run.systems import system
+from covidct.sets.splits import WITH_FOLDS
+from covidct.slices.data import PHANTOM, READERS, read_target
+from covidct.store.phantoms import VOLUMES as PHANTOM_VOLUMES
 
 RUNS = Path("runs")
 VOLUMES = "covid-ct-20"

@@ -6,16 +6,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from covidct.checkpoint import save_weights
-from covidct.config import Config
-from covidct.datasets import RunData
-from covidct.evaluation import evaluate, read_metrics
-from covidct.figures import draw_curves, draw_predictions, draw_relations
-from covidct.metrics import MEASURES
 from covidct.progress import work_shown
-from covidct.systems import system
-from covidct.volume_data import VolumeData
-from covidct.volume_results import score_and_draw, show_volume_result
+from covidct.run.checkpoint import save_weights
+from covidct.run.config import Config
+from covidct.run.figures import draw_curves, draw_predictions, draw_relations
+from covidct.run.systems import system
+from covidct.slices.data import RunData
+from covidct.slices.evaluation import evaluate, read_metrics
+from covidct.slices.metrics import MEASURES
+from covidct.volumes.data import VolumeData
+from covidct.volumes.results import score_and_draw, show_volume_result
 
 
 def finish(run: Path, config: Config, model: nn.Module, data: RunData, console: Console) -> None:

@@ -1,0 +1,285 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from covidct.ct.picture import Slice
+from covidct.errors import InputError
+from covidct.run import figures
+from covidct.run.config import PRESETS, Config
+from covidct.run.figures import draw_curves, draw_predictions, draw_relations
+from covidct.slices.evaluation import evaluate
+from matplotlib._pylab_helpers import Gcf
+from PIL import Image
+from torch import nn
+
+from relcons.functional import relation_matrix
+
+NULLS = dict.fromkeys(
+    (
+        *("lambda", "general", "target", "weighted_general", "weighted_target"),
+        *("grad_norm_general", "rank_general", "rank_target"),
+    )
+)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return tmp_path
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were saved."""
+    saved, save = [], figures.save_figure
+
+    def keep(figure, path):
+        saved.append(figure)
+        return save(figure, path)
+
+    monkeypatch.setattr(figures, "save_figure", keep)
+    return saved
+
+
+def line(step, **changes):
+    values = {
+        "step": step,
+        "loss": 1 - 0.01 * step,
+        "segmentation": math.cos(step) - 0.01 * step,
+        "lambda": 0.001 * step,
+    }
+    values |= {"general": 0.2, "target": -0.3, "weighted_general": 0.0002 * step, "weighted_target": -0.0003 * step}
+    values |= {"grad_norm_general": 0.01, "grad_norm_target": 1.0, "grad_norm_decoder": 2.0}
+    return values | {"rank_general": 30.0, "rank_target": 20.0, "learning_rate": 0.01, "seconds": 1.0} | changes
+
+
+def write_log(run, lines, end="\n"):
+    (run / "metrics.jsonl").write_text("\n".join(json.dumps(item) for item in lines) + end)
+
+
+def titles(figure):
+    return [ax.get_title() or ax.get_title(loc="left") for ax in figure.axes]
+
+
+def check_png(path):
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        assert np.asarray(picture.convert("L")).std() > 0
+
+
+def test_curves_of_the_whole_method(run, drawn):
+    write_log(run, [line(step) for step in range(0, 300, 10)])
+    assert draw_curves(run) == run / "curves.png"
+    check_png(run / "curves.png")
+    assert titles(drawn[0]) == [title for title, _, _ in figures.PANELS]
+    assert [path.name for path in run.iterdir() if path.suffix == ".png"] == ["curves.png"]
+    assert Gcf.get_all_fig_managers() == []
+
+
+def test_curves_show_the_logged_values(run, drawn):
+    write_log(run, [line(step, segmentation=0.5 * step) for step in range(5)])
+    draw_curves(run)
+    segmentation = drawn[0].axes[0].lines[0]
+    np.testing.assert_array_equal(segmentation.get_xdata(), range(5))
+    np.testing.assert_array_equal(segmentation.get_ydata(), [0, 0.5, 1, 1.5, 2])
+    weighted = drawn[0].axes[2]
+    assert [text.get_text() for text in weighted.get_legend().get_texts()] == ["general", "target"]
+    np.testing.assert_allclose(weighted.lines[2].get_ydata(), [-0.0003 * step for step in range(5)])
+
+
+def test_curves_of_a_single_network_have_no_relation_panels(run, drawn):
+    write_log(run, [line(step, **NULLS) for step in range(30)])
+    draw_curves(run)
+    assert titles(drawn[0]) == ["segmentation loss", "gradient norm before clipping"]
+    legend = drawn[0].axes[1].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["target", "decoder"]
+
+
+def test_one_logged_step_is_drawn(run):
+    write_log(run, [line(1)])
+    check_png(draw_curves(run))
+
+
+def test_nan_makes_a_gap_and_a_torn_last_line_is_left_out(run, drawn):
+    lines = [line(step) for step in range(30)]
+    lines[3]["segmentation"] = float("nan")
+    write_log(run, lines, end='\n{"step": 30, "lo')
+    draw_curves(run)
+    raw, smooth = (part.get_ydata() for part in drawn[0].axes[0].lines[:2])
+    assert np.flatnonzero(np.isnan(raw)).tolist() == [3]
+    assert len(raw) == 30
+    assert np.isfinite(smooth).all()
+
+
+def test_smoothing_keeps_a_constant_to_its_ends():
+    np.testing.assert_allclose(figures._smooth(np.full(50, 2.5)), 2.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"metrics\.jsonl cannot be read"),
+        ("", r"metrics\.jsonl is empty"),
+        ('{"step": 1}\nnonsense\n{"step": 2}\n', r"metrics\.jsonl, line 2, is not JSON"),
+    ],
+)
+def test_unusable_log_is_named(run, text, message):
+    if text is not None:
+        (run / "metrics.jsonl").write_text(text)
+    with pytest.raises(InputError, match=message):
+        draw_curves(run)
+    assert not (run / "curves.png").exists()
+
+
+def write_relations(run, steps, names=("general_source", "general_target", "target")):
+    (run / "relations").mkdir()
+    for step in steps:
+        matrices = {name: relation_matrix(torch.rand(2, 8, 3, 3)).numpy() for name in names}
+        np.savez(run / "relations" / f"step_{step:06d}.npz", **matrices)
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ([0], [0]),
+        ([0, 40, 80], [0, 40, 80]),
+        (range(0, 1001, 100), [0, 200, 500, 800, 1000]),
+        ([999_900, 1_000_000, 1_000_100], [999_900, 1_000_000, 1_000_100]),
+    ],
+)
+def test_relations_show_at_most_five_moments_from_first_to_last(run, drawn, steps, expected):
+    write_relations(run, steps)
+    assert draw_relations(run) == run / "relations.png"
+    check_png(run / "relations.png")
+    labels = [ax.get_ylabel() for ax in drawn[0].axes if ax.images and ax.get_ylabel()]
+    assert labels == [f"step {step}" for step in expected]
+
+
+def test_relations_are_the_matrices_of_their_step(run, drawn):
+    write_relations(run, [0, 5])
+    draw_relations(run)
+    panels = [ax for ax in drawn[0].axes if ax.images]
+    with np.load(run / "relations" / "step_000005.npz") as content:
+        for panel, name in zip(panels[6:8], ("general_source", "general_target"), strict=True):
+            np.testing.assert_allclose(np.asarray(panel.images[0].get_array()), content[name], atol=1e-6)
+        np.testing.assert_allclose(np.asarray(panels[10].images[0].get_array()), content["target"], atol=1e-6)
+
+
+def test_relations_without_source(run, drawn):
+    write_relations(run, [0, 1], names=("general_target", "target"))
+    draw_relations(run)
+    assert len([ax for ax in drawn[0].axes if ax.images]) == 6
+
+
+def test_missing_and_damaged_relations_are_named(run):
+    with pytest.raises(InputError, match=r"relations holds no step_\*\.npz"):
+        draw_relations(run)
+    write_relations(run, [0])
+    (run / "relations" / "step_000000.npz").write_bytes(b"PK damaged")
+    with pytest.raises(InputError, match=r"step_000000\.npz cannot be read"):
+        draw_relations(run)
+
+
+class Bright(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.level = nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, x):
+        return 20 * (x - self.level)
+
+
+@pytest.fixture
+def config():
+    values = PRESETS["demo"] | {"size": (40, 36), "features_per_stage": (4, 8)}
+    return Config("phantom", "", (), "unet", "demo", fold=0, seed=0, **values)
+
+
+@pytest.fixture
+def slices(tmp_path, write_pair):
+    """Slice k has k of eight parts of its lesion hidden, so the later the worse."""
+    found = []
+    for k in range(8):
+        image, mask = write_pair(tmp_path / "data", f"s{k}")
+        with Image.open(image) as picture:
+            pixels = np.array(picture)
+        pixels[10 : 10 + k, 7:18] = 60
+        Image.fromarray(pixels).save(image)
+        found.append(Slice(f"s{k}", image, mask, f"s{k}"))
+    return found
+
+
+def test_predictions_show_best_to_worst(run, drawn, config, slices):
+    evaluate(Bright(), slices, config, run)
+    assert draw_predictions(run, Bright(), slices, config) == run / "predictions.png"
+    check_png(run / "predictions.png")
+    heads = [ax.get_title().splitlines() for ax in drawn[0].axes[:5]]
+    assert [head[0] for head in heads] == [
+        *("best: slice s0", "upper quartile: slice s2", "median: slice s4", "lower quartile: slice s5"),
+        "worst: slice s7",
+    ]
+    dice = [float(head[1].removeprefix("Dice ")) for head in heads]
+    assert dice == sorted(dice, reverse=True)
+    assert dice[0] == 1
+    # Rows 10 to 16 of 10 to 19 are hidden: 3 of 10 found.
+    assert dice[4] == pytest.approx(2 * 3 / 13, abs=1e-3)
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == [
+        *("lesion (truth)", "found (true positive)", "false alarm (false positive)", "missed (false negative)"),
+    ]
+
+
+def test_colours_are_the_outcomes(run, drawn, config, slices):
+    with Image.open(slices[7].path) as picture:
+        pixels = np.array(picture)
+    pixels[30:33, 20:24] = 230
+    Image.fromarray(pixels).save(slices[7].path)
+    evaluate(Bright(), slices, config, run)
+    draw_predictions(run, Bright(), slices, config)
+    image, truth, prediction = (np.asarray(drawn[0].axes[row * 5 + 4].images[0].get_array()) for row in range(3))
+    np.testing.assert_array_equal(image[..., 0], image[..., 2])
+
+    def painted(picture, colour):
+        paint = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        expected = (1 - figures.OPACITY) * image + figures.OPACITY * paint
+        return np.isclose(picture, expected).all(axis=2)
+
+    lesion, hidden, false = np.zeros((3, 40, 36), bool)
+    lesion[10:20, 7:18] = True
+    hidden[10:17, 7:18] = True
+    false[30:33, 20:24] = True
+    np.testing.assert_array_equal(painted(truth, figures.PURPLE), lesion)
+    np.testing.assert_array_equal(painted(prediction, figures.GREEN), lesion & ~hidden)
+    np.testing.assert_array_equal(painted(prediction, figures.BLUE), hidden)
+    np.testing.assert_array_equal(painted(prediction, figures.ORANGE), false)
+    np.testing.assert_array_equal(prediction[~lesion & ~false], image[~lesion & ~false])
+
+
+def test_fewer_slices_than_columns(run, drawn, config, slices):
+    evaluate(Bright(), slices[:2], config, run)
+    draw_predictions(run, Bright(), slices[:2], config)
+    assert len(drawn[0].axes) == 6  # two columns of three
+    assert [ax.get_title().split(":")[0] for ax in drawn[0].axes[:2]] == ["best", "worst"]
+
+
+def test_predictions_need_scores_of_these_slices(run, config, slices):
+    with pytest.raises(InputError, match=r"metrics\.json is missing"):
+        draw_predictions(run, Bright(), slices, config)
+    evaluate(Bright(), slices[:2], config, run)
+    with pytest.raises(InputError, match="scores other slices than these"):
+        draw_predictions(run, Bright(), slices[2:], config)
+
+
+def test_failed_drawing_leaves_the_old_picture(run, monkeypatch):
+    write_log(run, [line(1)])
+    (run / "curves.png").write_bytes(b"old")
+
+    def full(figure, path, **_):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(figures.Figure, "savefig", full)
+    with pytest.raises(InputError, match=r"curves\.png cannot be written \(No space left on device\)"):
+        draw_curves(run)
+    assert (run / "curves.png").read_bytes() == b"old"
+    assert sorted(path.name for path in run.iterdir()) == ["curves.png", "metrics.jsonl"]
