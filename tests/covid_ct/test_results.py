@@ -50,7 +50,7 @@ def test_a_third_wing_is_found_by_its_data_set(calls: list[str], tmp_path: Path)
         resolve(Arguments(dataset="pencil", data=tmp_path))
     with pytest.raises(InputError, match="method pretrain is for volumes"):
         resolve(Arguments(dataset="pencil", method="pretrain"))
-    with pytest.raises(InputError, match="'oil' is unknown; take one of .*covid-ct-20, phantom-volumes, pencil, ink"):
+    with pytest.raises(InputError, match=r"'oil' is unknown; take one of .*covid-ct-20, phantom-volumes, pencil, ink"):
         resolve(Arguments(dataset="oil"))
 
 

@@ -59,7 +59,7 @@ def _draw_case(
     column: Sequence[Axes], image: NDArray[np.float32], truth: NDArray[np.bool_], prediction: NDArray[np.bool_]
 ) -> None:
     found, false, missed = OUTCOMES.values()
-    shown = (
+    shown: tuple[dict[str, NDArray[np.bool_]], ...] = (
         {},
         {PURPLE: truth},
         {found: truth & prediction, false: prediction & ~truth, missed: truth & ~prediction},

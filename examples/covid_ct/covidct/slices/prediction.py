@@ -48,7 +48,8 @@ class Target:
 
 def plan_pictures(inputs: Iterable[Path], output: Path, *, probabilities: bool) -> list[Target]:
     """What will be read and written; InputError if two results would share a file or replace a file of the inputs."""
-    targets, owners = [], {}
+    targets: list[Target] = []
+    owners: dict[Path, Path] = {}
     pictures = _pictures(inputs)
     folders = {picture.resolve().parent for picture in pictures}
     for picture in pictures:

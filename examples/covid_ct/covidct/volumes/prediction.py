@@ -113,7 +113,8 @@ def plan_volumes(
         probabilities: write them, too.
     """
     found = volume_inputs(inputs)
-    jobs, owners = [], {}
+    jobs: list[Job] = []
+    owners: dict[str, Path] = {}
     for path, name in found.items():
         if name in owners:
             raise InputError(f"{owners[name]} and {path} would both be written to {output / name}.nii.gz; rename one")
