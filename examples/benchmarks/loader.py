@@ -21,10 +21,8 @@ os.environ["nnUNet_raw"] = os.environ["nnUNet_preprocessed"] = os.environ["nnUNe
 
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
-from covidct.data.augment import is_flat, larger_patch, rotation_range
-from covidct.data.batches import numbered_loader
-from covidct.data.preprocess import Placement, Plan, Preprocessed
-from covidct.data.store import (
+from covidct.store.preprocess import Placement, Plan, Preprocessed
+from covidct.store.store import (
     CaseStore,
     StoreSettings,
     begin_store,
@@ -32,7 +30,9 @@ from covidct.data.store import (
     open_store,
     write_case,
 )
-from covidct.data.volume_sampling import VolumeSamples
+from covidct.training.augment import is_flat, larger_patch, rotation_range
+from covidct.training.batches import numbered_loader
+from covidct.volumes.sampling import VolumeSamples
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer

@@ -16,7 +16,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=".*torch.jit.interface.*", category=FutureWarning)
     import segmentation_models_pytorch as smp
     from covidct.networks.plain_unet import plain_unet
-    from covidct.segmentation_loss import segmentation_loss
+    from covidct.training.segmentation_loss import segmentation_loss
 
 __all__ = ["NETWORKS", "Batch", "random_batch", "segmentation_loss"]
 

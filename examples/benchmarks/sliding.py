@@ -25,7 +25,7 @@ from workers import workers
 
 sys.path.insert(0, str(README.parents[1] / "covid_ct"))
 
-from covidct.volume_inference import body_box, predict_volume, window_span, window_starts
+from covidct.volumes.inference import body_box, predict_volume, window_span, window_starts
 
 NAMES = {"whole": "MONAI, whole grid", "box": "predict_volume, the body's box"}
 PATCH = (56, 160, 192)

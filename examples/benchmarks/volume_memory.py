@@ -19,9 +19,9 @@ from torch import nn
 
 sys.path.insert(0, str(README.parents[1] / "covid_ct"))
 
-from covidct.data.preprocess import place, preprocess
-from covidct.data.volumes import Volume
-from covidct.volume_inference import predict_volume
+from covidct.ct.volume import Volume
+from covidct.store.preprocess import place, preprocess
+from covidct.volumes.inference import predict_volume
 
 PATCH = (56, 160, 192)
 SPACING, TARGET = (1.0, 0.7, 0.7), (1.5, 0.8, 0.8)

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from covidct.data.preprocess import Spacing, check_spacing
-from covidct.data.store import FACTS, SETTINGS, StoreSettings, begin_store, check_free, read_settings, remove_leftovers
-from covidct.data.volume_sets import describe, read_volume_set
-from covidct.data.volumes import CaseFacts, VolumeCase
+from covidct.ct.volume import CaseFacts, VolumeCase
 from covidct.errors import InputError, exit_on_input_error
 from covidct.files import entries
-from covidct.preparation import (
+from covidct.sets.readers import describe, read_volume_set
+from covidct.store.preparation import (
     Needs,
     Outcome,
     check_disk,
@@ -25,6 +23,8 @@ from covidct.preparation import (
     survey,
     total_memory,
 )
+from covidct.store.preprocess import Spacing, check_spacing
+from covidct.store.store import FACTS, SETTINGS, StoreSettings, begin_store, check_free, read_settings, remove_leftovers
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text

@@ -14,12 +14,11 @@ import numpy as np
 import prepare as script
 import pytest
 import SimpleITK as sitk
-from covidct import preparation
-from covidct.data.store import StoreSettings, begin_store, open_store, read_case
-from covidct.data.volumes import CaseFacts, VolumeCase
+from covidct.ct.volume import CaseFacts, VolumeCase
 from covidct.errors import InputError
 from covidct.parallel import in_processes
-from covidct.preparation import (
+from covidct.store import preparation
+from covidct.store.preparation import (
     Needs,
     check_disk,
     compare_inputs,
@@ -30,6 +29,7 @@ from covidct.preparation import (
     prepare,
     survey,
 )
+from covidct.store.store import StoreSettings, begin_store, open_store, read_case
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples/covid_ct/prepare.py"
@@ -155,9 +155,9 @@ import re, sys
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
-from covidct import preparation
-from covidct.data.store import StoreSettings, begin_store
-from covidct.data.volumes import CaseFacts
+from covidct.store import preparation
+from covidct.store.store import StoreSettings, begin_store
+from covidct.ct.volume import CaseFacts
 
 SHAPE = (100, 320, 320)
 
@@ -341,7 +341,7 @@ import re, sys
 from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
-from covidct.data.volumes import VolumeCase, load_volume
+from covidct.ct.volume import VolumeCase, load_volume
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])

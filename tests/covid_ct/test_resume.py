@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from covidct.checkpoint import load_checkpoint
-from covidct.config import PRESETS, Config
-from covidct.data.splits import volume_fold
+from covidct.run.checkpoint import load_checkpoint
+from covidct.run.config import Config
+from covidct.sets.splits import volume_fold
+from covidct.slices.presets import PRESETS
 
 from tests.covid_ct.store_cases import begin_run, write_target
 
@@ -82,7 +83,7 @@ def new_run(tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> 
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ForkServerProcess]:
     """A function that starts train.py as a process of its own, forked from one that has torch already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["covidct.engine", "covidct.results", "covidct.arguments"])
+    context.set_forkserver_preload(["covidct.training.engine", "covidct.results", "covidct.arguments"])
     script = tmp_path / "launch.py"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("MPLBACKEND", "Agg")

@@ -13,16 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import covidct.engine
+import covidct.training.engine
 import pytest
 import torch
-from covidct.config import Config, read_config
-from covidct.data.splits import volume_fold
-from covidct.datasets import read_run_data
-from covidct.engine import Trainer
-from covidct.run_folder import is_finished
-from covidct.segmentation_loss import segmentation_loss
-from covidct.systems import build_model
+from covidct.results import is_finished
+from covidct.run.config import Config, read_config
+from covidct.run.systems import build_model
+from covidct.sets.splits import volume_fold
+from covidct.slices.data import read_run_data
+from covidct.training.engine import Trainer
+from covidct.training.segmentation_loss import segmentation_loss
 from lightning_fabric import Fabric
 from rich.console import Console
 from safetensors.torch import load_file
@@ -114,7 +114,7 @@ def each_process_by_itself(outputs: Any, masks: Tensor) -> Tensor:
 
 def joined(config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     """The model of one process that takes both batches in every step."""
-    monkeypatch.setattr(covidct.engine, "segmentation_loss", each_process_by_itself)
+    monkeypatch.setattr(covidct.training.engine, "segmentation_loss", each_process_by_itself)
     config = replace(config, batch_size=2 * config.batch_size, workers=0)
     folder.mkdir()
     model = build_model(config)

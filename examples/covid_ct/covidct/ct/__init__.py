@@ -1,0 +1,1 @@
+"""Reading a CT in any format: volumes and pictures."""

@@ -1,0 +1,37 @@
+"""Which files are volumes, by their names."""
+
+from pathlib import Path
+
+from covidct.ct.picture import natural_key
+from covidct.errors import InputError
+from covidct.files import entries
+
+NIFTI = (".nii.gz", ".nii")
+SUFFIXES = (*NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd")
+
+
+def is_volume(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
+    """Whether `path` is called as a volume is; case does not matter. Hidden files are none, with them macOS' `._*`."""
+    return path.name.lower().endswith(suffixes) and not path.name.startswith(".")
+
+
+def stem_of(path: Path) -> str:
+    """The name of a file without the suffix of a volume."""
+    ending = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
+    return path.name[: len(path.name) - len(ending)]
+
+
+def volumes_by_name(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Path]:
+    """The volume files directly in `folder`, by their names without suffix, in natural order.
+
+    Raises InputError if one volume is there twice, as `.nii` and `.nii.gz`.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(entries(folder), key=lambda path: natural_key(path.name)):
+        if not is_volume(path, suffixes) or not path.is_file():
+            continue
+        stem = stem_of(path)
+        if stem in found:
+            raise InputError(f"{path} and {found[stem].name} are the same volume twice; remove one of them")
+        found[stem] = path
+    return found

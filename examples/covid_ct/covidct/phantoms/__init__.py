@@ -1,0 +1,1 @@
+"""Chests that no patient had: slices and volumes drawn from a seed."""

@@ -1,0 +1,107 @@
+"""What a run keeps on disk to go on later, and the weights it leaves."""
+
+import io
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save
+from torch import nn
+
+from covidct.errors import InputError
+from covidct.files import write_bytes, write_text
+from covidct.run.config import Config, read_config
+from covidct.run.systems import build_model
+
+CHECKPOINT, METRICS, WEIGHTS = "checkpoint.pt", "metrics.jsonl", "model.safetensors"
+
+
+def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
+    """Replace `run`/checkpoint.pt by `state`, whole or not at all."""
+    # By way of memory: written to a full disk directly, torch.save raises RuntimeError instead of OSError.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_bytes(run / CHECKPOINT, buffer.getvalue())
+
+
+def has_begun(run: Path) -> bool:
+    """Whether there is a checkpoint to go on from."""
+    return (run / CHECKPOINT).exists()
+
+
+def load_checkpoint(run: Path) -> dict[str, Any] | None:
+    """The state that `run`/checkpoint.pt holds, on the CPU; None if there is no checkpoint yet."""
+    if not has_begun(run):
+        return None
+    path = run / CHECKPOINT
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch.load raises RuntimeError, UnpicklingError, EOFError, KeyError and more for damaged files.
+        raise InputError(
+            f"{path} is damaged ({type(error).__name__}); remove it and start again with --resume from step 0"
+        ) from None
+
+
+def cut_metrics(run: Path, step: int) -> None:
+    """Drop what was logged after `step`: lines of metrics.jsonl (also a torn last one) and relation matrices."""
+    kept = [line for line in _lines(run / METRICS) if line["step"] <= step]
+    write_text(run / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
+    for path in (run / "relations").glob("step_*.npz"):
+        if int(path.stem.removeprefix("step_")) > step:
+            path.unlink()
+
+
+def remove_leftovers(run: Path) -> None:
+    """Remove temporary files of a process that was killed while it wrote."""
+    for pattern in (".space-*", ".*.*.pt", ".*.*.json", ".*.*.jsonl", ".*.*.safetensors", ".*.*.png", ".*.*.csv"):
+        for path in run.glob(pattern):
+            path.unlink()
+    for path in run.glob("relations/.step_*"):
+        path.unlink()
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    lines = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(json.JSONDecodeError):
+                lines.append(json.loads(line))
+    return lines
+
+
+def save_weights(run: Path, model: nn.Module) -> None:
+    """Write model.safetensors; `safetensors.torch.load_model` reads it.
+
+    Every tensor is stored once, under its first name. (`save_model` would add the other names of shared tensors
+    in an order that changes from process to process, so two equal models would give different files.)
+    """
+    tensors = {name: p.detach() for name, p in (*model.named_parameters(), *model.named_buffers())}
+    kept = {name: tensor.cpu().contiguous() for name, tensor in tensors.items() if name in model.state_dict()}
+    write_bytes(run / WEIGHTS, save(kept, metadata={"format": "pt"}))
+
+
+def load_run(run: Path) -> tuple[Config, nn.Module]:
+    """Config and trained model (on the CPU, eval mode) of a run folder.
+
+    Raises InputError if `run` is no run folder, its training has not ended, or its weights are damaged or not its
+    own.
+    """
+    if not run.is_dir():
+        raise InputError(f"{run} is not a folder; give a run folder that train.py wrote")
+    config = read_config(run / "config.json")
+    path = run / WEIGHTS
+    if not path.is_file():
+        raise InputError(f"{path} is missing: the training has not ended; end it with train.py --resume --output {run}")
+    model = build_model(config)
+    try:
+        load_model(model, path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is damaged ({error}); restore it with train.py --resume --output {run}") from None
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(f"{path} does not fit the network of {run / 'config.json'}: {first}") from None
+    return config, model.eval()

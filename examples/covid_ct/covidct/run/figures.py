@@ -1,0 +1,158 @@
+"""A run's pictures: training curves, relation matrices (Figs. 5 and 6 of the paper), and what others are made of."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from covidct.errors import InputError
+from covidct.files import replacing
+from relcons.plot import plot_relations
+
+PURPLE = "#cc79a7"
+BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
+COLOURS = {"general": BLUE, "target": ORANGE, "decoder": GREEN}
+# Panels of curves.png: title, {legend: key of metrics.jsonl}, logarithmic axis.
+PANELS: tuple[tuple[str, dict[str, str], bool], ...] = (
+    ("segmentation loss", {"": "segmentation"}, False),
+    ("relation terms, unweighted", {"general": "general", "target": "target"}, False),
+    ("relation terms times λ", {"general": "weighted_general", "target": "weighted_target"}, False),
+    (
+        "gradient norm before clipping",
+        {"general": "grad_norm_general", "target": "grad_norm_target", "decoder": "grad_norm_decoder"},
+        True,
+    ),
+    ("effective rank of R (target images)", {"general": "rank_general", "target": "rank_target"}, False),
+    ("λ", {"": "lambda"}, False),
+)
+MOMENTS = 5
+OUTCOMES = {"found (true positive)": GREEN, "false alarm (false positive)": ORANGE, "missed (false negative)": BLUE}
+OPACITY = 0.55
+
+
+def draw_curves(run: Path) -> Path:
+    """Draw `run`/curves.png from `run`/metrics.jsonl; panels without values are left out. Returns its path."""
+    log = _read_log(run / "metrics.jsonl")
+    panels = [panel for panel in PANELS if any(_series(log, key) is not None for key in panel[1].values())]
+    columns = 3 if len(panels) > 4 else min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = new_figure(4 * columns, 2.7 * rows)
+    for number, (title, keys, logarithmic) in enumerate(panels, start=1):
+        _draw_panel(figure.add_subplot(rows, columns, number), log, title, keys, logarithmic)
+    return save_figure(figure, run / "curves.png")
+
+
+def draw_relations(run: Path) -> Path:
+    """Draw `run`/relations.png from at most five of `run`/relations/step_*.npz, evenly spread over training."""
+    files = sorted((run / "relations").glob("step_*.npz"), key=_step)
+    if not files:
+        raise InputError(f"{run / 'relations'} holds no step_*.npz; only methods with a general encoder write them")
+    chosen = [files[index] for index in sorted(set(np.linspace(0, len(files) - 1, MOMENTS).round().astype(int)))]
+    moments = [_read_matrices(path) for path in chosen]
+    figure = plot_relations(
+        [m["general_source"] for m in moments] if all("general_source" in m for m in moments) else None,
+        [m["general_target"] for m in moments],
+        [m["target"] for m in moments],
+        labels=[f"step {_step(path)}" for path in chosen],
+    )
+    return save_figure(figure, run / "relations.png")
+
+
+def _draw_panel(ax: Axes, log: list[dict[str, Any]], title: str, keys: Mapping[str, str], logarithmic: bool) -> None:
+    steps = np.array([line["step"] for line in log], dtype=float)
+    for name, key in keys.items():
+        values = _series(log, key)
+        if values is None:
+            continue
+        colour = COLOURS.get(name, "#333333")
+        noisy = len(values) >= 20 and key != "lambda"
+        ax.plot(steps, values, color=colour, linewidth=0.7 if noisy else 1.4, alpha=0.35 if noisy else 1)
+        if noisy:
+            ax.plot(steps, _smooth(values), color=colour, linewidth=1.6)
+        ax.plot([], [], color=colour, linewidth=1.6, label=name or "_nolegend_")
+    ax.set_title(title, fontsize="medium", loc="left")
+    ax.set_xlabel("step")
+    if logarithmic:
+        ax.set_yscale("log", nonpositive="mask")
+    if len(keys) > 1:
+        ax.legend(frameon=False, fontsize="small")
+    ax.grid(alpha=0.25)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _series(log: list[dict[str, Any]], key: str) -> NDArray[np.float64] | None:
+    """One value for each logged step, NaN where absent; None if it is absent everywhere."""
+    values = np.array([np.nan if line.get(key) is None else line[key] for line in log], dtype=float)
+    return values if np.isfinite(values).any() else None
+
+
+def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Running mean over about a twentieth of the run; the ends take what is there."""
+    width = max(3, len(values) // 20) | 1
+    window = np.ones(width)
+    known = np.isfinite(values)
+    total = np.convolve(np.where(known, values, 0), window, mode="same")
+    count = np.convolve(known.astype(float), window, mode="same")
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); is it a run folder of train.py?") from None
+    log = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            log.append(json.loads(line))
+        except json.JSONDecodeError:
+            # A killed process can leave its last line half written.
+            if number < len(lines):
+                raise InputError(f"{path}, line {number}, is not JSON; remove the line") from None
+    if not log:
+        raise InputError(f"{path} is empty; the training has not logged a step yet")
+    return log
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step_"))
+
+
+def _read_matrices(path: Path) -> dict[str, NDArray[np.float32]]:
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return {name: content[name] for name in content.files}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); remove it") from None
+
+
+def overlay(image: NDArray[np.float32], masks: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.float64]:
+    """An image of grey values 0..255 in colour (H, W, 3), 0..1, painted where the masks of colours are."""
+    picture = np.repeat(image[..., None] / 255, 3, axis=2).astype(float).clip(0, 1)
+    for colour, mask in masks.items():
+        paint = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        picture[mask] = (1 - OPACITY) * picture[mask] + OPACITY * paint
+    return picture
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of that many inches that belongs to no window."""
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a PNG, whole or not at all; InputError if that is impossible. Returns `path`."""
+    try:
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}); free space there") from None
+    return path

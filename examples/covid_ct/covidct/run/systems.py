@@ -1,0 +1,131 @@
+"""The paper's systems: what each method builds, starts from, freezes and adds to the segmentation loss."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from covidct.errors import InputError
+from covidct.networks.plain_unet import plain_unet
+from covidct.run.config import Config
+from relcons import DualEncoderUNet, GaussianRampUp, GramRelation, RelationLoss
+
+Start = Literal["nothing", "network", "general encoder"]
+
+
+@dataclass(frozen=True)
+class System:
+    """One row of a table. `general` and `target` are the relation losses; without L_G the general encoder is frozen.
+
+    `start`: what takes the weights of an earlier run of method `pretrain`, the whole network or the general encoder.
+    `on_source`: trained on the source's lesions and labels instead of the target's.
+    `fuse_all`: the general encoder's maps of every level enter the decoder, not its bottleneck alone.
+    """
+
+    title: str
+    dual: bool = True
+    general: bool = False
+    target: bool = False
+    start: Start = "nothing"
+    on_source: bool = False
+    fuse_all: bool = False
+
+    @property
+    def needs_source(self) -> bool:
+        """Whether training takes source images (X^n, lesions of other diseases)."""
+        return self.general or self.on_source
+
+    @property
+    def pretrains(self) -> bool:
+        """Whether it is, or starts from, a pre-training on lesions, as rows of the tables of volumes alone do."""
+        return self.on_source or self.start != "nothing"
+
+
+SYSTEMS = {
+    "unet": System("single network (nnUNet)", dual=False),
+    "pretrain": System("single network trained on the source's lesions", dual=False, on_source=True),
+    "finetune": System("single network that starts from one pre-trained on the source", dual=False, start="network"),
+    "multi-encoder": System(
+        "frozen encoder pre-trained on the source beside a new one (Wang et al. 2020)",
+        start="general encoder",
+        fuse_all=True,
+    ),
+    "baseline": System("frozen general encoder, no relation loss"),
+    "general": System("general consistency L_G", general=True),
+    "target": System("frozen general encoder, target consistency L_T", target=True),
+    "ours": System("the paper's method, L_G + L_T", general=True, target=True),
+}
+
+
+def system(method: str) -> System:
+    """The entry of `method`; InputError naming the known ones."""
+    if method not in SYSTEMS:
+        raise InputError(f"--method {method!r} is unknown; take one of {', '.join(SYSTEMS)}")
+    return SYSTEMS[method]
+
+
+def build_model(config: Config) -> nn.Module:
+    """The method's network, its weights drawn from `config.seed` alone."""
+    chosen = system(config.method)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        net = plain_unet(
+            config.features_per_stage, axes=config.axes, strides=config.strides, kernel_sizes=config.kernel_sizes
+        )
+        if not chosen.dual:
+            return net
+        levels = range(len(config.features_per_stage)) if chosen.fuse_all else (-1,)
+        model = DualEncoderUNet(net, general="reset", fusion="concat", fuse_levels=tuple(levels))
+    model.freeze_general(not chosen.general)
+    return model
+
+
+def start_from(model: nn.Module, trained: nn.Module, method: str) -> None:
+    """Give `model` the weights of `trained`, a single network of method `pretrain`, where `method` takes them.
+
+    All but the segmentation heads, as nnU-Net's own transfer does; of two encoders, the general one takes the
+    encoder's. InputError where the two networks differ.
+    """
+    if system(method).start == "nothing":
+        return
+    taken = {name: value for name, value in trained.state_dict().items() if ".seg_layers." not in name}
+    into = model
+    if isinstance(model, DualEncoderUNet):
+        into, taken = model.general_encoder, dict(trained.encoder.state_dict())
+    present = {name: value.shape for name, value in into.state_dict().items() if ".seg_layers." not in name}
+    if present != {name: value.shape for name, value in taken.items()}:
+        raise InputError(
+            "--init: the run's network is not like this one; train both with the same --preset, and on volumes or on "
+            "slices both"
+        )
+    into.load_state_dict(taken, strict=False)
+
+
+def build_relation_loss(config: Config) -> RelationLoss | None:
+    """The method's relation loss with the paper's ramp-up, or None."""
+    chosen = system(config.method)
+    if not (chosen.general or chosen.target):
+        return None
+    weight = GaussianRampUp(config.steps, peak=config.relation_peak, power=config.relation_power)
+    return RelationLoss(
+        weight=weight,
+        general=chosen.general,
+        target=chosen.target,
+        relation=GramRelation(sync=True),
+        reduction=config.relation_reduction,
+    )
+
+
+def trained_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Parameters that are trained, under `general`, `target` and `decoder`; groups without any are left out."""
+    if isinstance(model, DualEncoderUNet):
+        groups = {group["name"]: list(group["params"]) for group in model.parameter_groups()}
+    else:
+        encoder = list(model.encoder.parameters())
+        known = {id(parameter) for parameter in encoder}
+        # The decoder of dynamic-network-architectures keeps a reference to the encoder.
+        rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
+        groups = {"target": encoder, "decoder": rest}
+    trained = {name: [p for p in parameters if p.requires_grad] for name, parameters in groups.items()}
+    return {name: parameters for name, parameters in trained.items() if parameters}

@@ -1,0 +1,1 @@
+"""The published data sets, one reader a file, and their splits."""

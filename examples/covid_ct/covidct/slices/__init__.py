@@ -1,0 +1,1 @@
+"""Slices: from pictures to scores."""

@@ -1,0 +1,114 @@
+"""Scoring a model on labelled slices: metrics.json and metrics.csv of a run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from covidct.ct.picture import Slice, load_slice
+from covidct.errors import InputError
+from covidct.run.config import Config
+from covidct.run.precision import inference_precision
+from covidct.run.prediction import binarise, check_finite, device_of
+from covidct.run.results import CSV, JSON, heading, write_tables
+from covidct.slices.inference import predict_probability
+from covidct.slices.metrics import MEASURES, PER_IMAGE, ImageScores, score_image, summarise
+
+# What metrics.json and metrics.csv say of a slice before its scores.
+FACTS = ("name", "height", "width", "truth_pixels", "predicted_pixels")
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class ScoredSlice:
+    """One evaluated slice: its size, how many pixels are lesion in truth and prediction, and its scores."""
+
+    name: str
+    height: int
+    width: int
+    truth_pixels: int
+    predicted_pixels: int
+    result: ImageScores
+
+
+def score_slices(
+    model: nn.Module,
+    slices: Sequence[Slice],
+    config: Config,
+    *,
+    flips: bool = False,
+    progress: Progress | None = None,
+) -> list[ScoredSlice]:
+    """The scores of every slice, in order.
+
+    Args:
+        model: runs where its parameters are; its mode is restored.
+        slices: labelled slices.
+        config: the run's; says how slices reach the network.
+        flips: test-time mirroring.
+        progress: called with the share of all slices that is done, 0 to 1.
+
+    Raises InputError if there are no slices, one has no mask or cannot be read, or the output is not finite.
+    """
+    if not slices:
+        raise InputError("there are no slices to evaluate; check the data folder and the fold")
+    scored = []
+    for item in slices:
+        image, truth = load_slice(item)
+        if truth is None:
+            raise InputError(f"{item.path} has no mask; only labelled slices can be evaluated")
+        probability = predict_slice(model, image, config, flips=flips, name=str(item.path))
+        scored.append(
+            ScoredSlice(
+                name=item.name,
+                height=image.shape[0],
+                width=image.shape[1],
+                truth_pixels=int(truth.sum()),
+                predicted_pixels=int(binarise(probability).sum()),
+                result=score_image(probability, truth),
+            )
+        )
+        if progress is not None:
+            progress(len(scored) / len(slices))
+    return scored
+
+
+def predict_slice(
+    model: nn.Module, image: NDArray[np.float32], config: Config, *, flips: bool, name: str
+) -> NDArray[np.float32]:
+    """`predict_probability` as `config` says; InputError, naming the picture, if the output is not finite."""
+    precision = inference_precision(config.precision, device_of(model))
+    probability = predict_probability(
+        model, image, size=config.size, resize=config.resize, flips=flips, precision=precision
+    )
+    check_finite(probability, name, config.precision)
+    return probability
+
+
+def write_metrics(
+    output: Path, scored: Sequence[ScoredSlice], config: Config, *, flips: bool, data: Path | None = None
+) -> None:
+    """Write metrics.json and metrics.csv, each whole or not at all; InputError if that is impossible."""
+    content = heading(config, data) | {
+        "flips": flips,
+        "count": len(scored),
+        "empty_truths": sum(item.truth_pixels == 0 for item in scored),
+        "empty_predictions": sum(item.predicted_pixels == 0 for item in scored),
+        "summary": summarise([item.result for item in scored]),
+        "images": [_facts(item) | item.result.scores for item in scored],
+    }
+    write_tables(output / JSON, content, output / CSV, [_row(item) for item in scored])
+
+
+def _facts(item: ScoredSlice) -> dict[str, Any]:
+    return {name: getattr(item, name) for name in FACTS}
+
+
+def _row(item: ScoredSlice) -> dict[str, Any]:
+    scores = {f"{variant}_{name}": item.result.scores[variant][name] for variant in PER_IMAGE for name in MEASURES}
+    return _facts(item) | scores

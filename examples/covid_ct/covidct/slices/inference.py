@@ -1,0 +1,108 @@
+"""From a picture of any size to lesion probabilities of the same size."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from covidct.ct.picture import SUFFIXES, Slice, load_slice
+from covidct.errors import InputError
+from covidct.run.precision import autocast_dtype
+from covidct.run.prediction import evaluating, probabilities
+from covidct.slices.sampling import normalise, resize_image
+
+# Which axes of (batch, channel, row, column) are mirrored in each of the passes of `flips`.
+MIRRORINGS = ((), (2,), (3,), (2, 3))
+
+
+# 16-bit pictures whose largest value is below this hold a scanner's 12-bit numbers, not a picture's grey values.
+SMALLEST_DEEP_WHITE = 4096
+
+
+def read_picture(path: Path) -> NDArray[np.float32]:
+    """A picture as `predict_probability` takes it: (H, W), grey values 0..255, pixels in the file's order.
+
+    Colours become grey (ITU-R 601 luma). 16-bit grey is divided by 257, so that 65535 is white; one whose values
+    all lie below 4096 is refused: it most likely holds raw scanner values, for which the lung window must be
+    applied first. Raises InputError, naming the file, if it cannot be used.
+    """
+    if path.is_file() and path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path} is not a picture by its name; expected {', '.join(SUFFIXES)}")
+    deep = _read_16_bit(path)
+    if deep is None or deep.max() <= 255:
+        return load_slice(Slice(name=path.stem, path=path, mask_path=None, scan=path.stem))[0]
+    if deep.max() < SMALLEST_DEEP_WHITE:
+        raise InputError(
+            f"{path} is a 16-bit picture with values up to {deep.max()} only, raw scanner values it seems; "
+            "save it with the lung window, HU [-1250, 250] -> 0..255 (8 bits) or 0..65535 (16 bits)"
+        )
+    return (deep / 257).astype(np.float32)
+
+
+def predict_probability(
+    model: nn.Module,
+    image: NDArray[np.float32],
+    *,
+    size: tuple[int, int],
+    resize: bool,
+    flips: bool = False,
+    precision: str = "32",
+) -> NDArray[np.float32]:
+    """Probability of lesion for every pixel of a slice.
+
+    The slice is z-scored as in training. With `resize` the whole slice goes through the network at `size`
+    and its probabilities are brought back bilinearly; without, a window of `size` slides over it, windows
+    overlap by half and are blended with Gaussian weights, and a smaller slice is padded with its mean.
+
+    Args:
+        model: one output channel of logits; of a list (deep supervision) the first counts. It runs where its
+            parameters are, in eval mode, and is given back in the mode it came in.
+        image: (H, W), grey values 0..255, any H and W.
+        size: (height, width) of the network's input.
+        resize: as in the run's config.
+        flips: mean of the probabilities over the four mirrorings of the slice (of each window).
+        precision: "32", or "bf16" or "16" for autocast.
+
+    Returns:
+        (H, W), float32, in [0, 1]; NaN where the network's output is.
+    """
+    if image.ndim != 2 or image.size == 0:
+        raise ValueError(f"image must be one slice (height, width), got shape {image.shape}")
+    dtype = autocast_dtype(precision)
+    device = next(model.parameters()).device
+
+    def predictor(windows: Tensor) -> Tensor:
+        return probabilities(model, windows, MIRRORINGS if flips else MIRRORINGS[:1], dtype)
+
+    height, width = image.shape
+    normalised = torch.from_numpy(normalise(image))[None, None].to(device)
+    with evaluating(model), torch.inference_mode():
+        if resize:
+            probability = resize_image(predictor(resize_image(normalised, size)), (height, width))
+        else:
+            probability = _slide(normalised, size, predictor)
+    # Bilinear weights and Gaussian blending may leave [0, 1] by a rounding error.
+    return probability[0, 0].clamp(0, 1).cpu().numpy()
+
+
+def _slide(image: Tensor, size: tuple[int, int], predictor: Callable[[Tensor], Tensor]) -> Tensor:
+    # Here and not above: MONAI takes seconds to import, and presets that resize never need it.
+    from monai.inferers.utils import sliding_window_inference
+
+    result: Tensor = sliding_window_inference(
+        image, size, sw_batch_size=1, predictor=predictor, overlap=0.5, mode="gaussian"
+    )
+    return result
+
+
+def _read_16_bit(path: Path) -> NDArray[np.uint16] | None:
+    """The values of a 16-bit grey picture; None for any other file, also one that cannot be read."""
+    with suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError), Image.open(path) as picture:
+        if picture.mode.startswith("I;16"):
+            return np.asarray(picture).astype(np.uint16)
+    return None

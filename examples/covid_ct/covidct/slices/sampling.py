@@ -1,0 +1,112 @@
+"""Training batches whose content depends on (seed, stream, step, index) alone."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from zlib import crc32
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from covidct.ct.labels import OUTSIDE
+from covidct.ct.picture import Slice, load_slice
+from covidct.errors import InputError
+from covidct.training.augment import augmentation, larger_patch
+from covidct.training.batches import NumberedSamples, Sample, augmented, seeded
+from covidct.training.patches import corner, cut
+
+# Slices that a worker keeps decoded: about 0.4 MB each with the mask, so 200 MB at most.
+KEPT = 512
+
+
+class SliceSamples(NumberedSamples):
+    """Slices cut and augmented for training.
+
+    Each is a dict with `image`, float32 (1, H, W), and, where the slices have masks, `mask`, float32 0/1 of the same
+    shape.
+
+    Args:
+        slices: drawn from uniformly, with replacement; all with masks or all without.
+        stream: what the samples are for ("target", "source"): streams draw independently.
+        size: (H, W) of the samples.
+        resize: the whole slice brought to `size`, with nothing to choose, or a padded patch of it.
+        joined_batch: samples a step over all processes.
+        seed: 0 or more.
+        oversample_foreground: share of every batch, at its end, whose patch has lesion in it.
+        augment: nnU-Net's augmentation, or none.
+
+    Raises InputError: no slices, masks for a part of them, negative seed; and, while it is read, what `load_slice`
+    finds.
+    """
+
+    def __init__(
+        self,
+        slices: Sequence[Slice],
+        *,
+        stream: str,
+        size: tuple[int, int],
+        resize: bool,
+        joined_batch: int,
+        seed: int,
+        oversample_foreground: float = 0.33,
+        augment: bool = True,
+    ) -> None:
+        super().__init__(
+            stream=stream, joined_batch=joined_batch, seed=seed, oversample_foreground=oversample_foreground
+        )
+        labelled = sum(item.mask_path is not None for item in slices)
+        if not slices:
+            raise InputError(f"no slices for the {stream} stream; give a data set that has some")
+        if labelled not in (0, len(slices)):
+            raise InputError(f"{labelled} of {len(slices)} slices of the {stream} stream have a mask; all or none must")
+        self.slices = tuple(slices)
+        self.size, self.resize = size, resize
+        self.augmentation = augmentation(size) if augment else None
+        self._kept: OrderedDict[int, tuple[NDArray[np.uint8], NDArray[np.bool_] | None]] = OrderedDict()
+
+    def __getitem__(self, number: int) -> Sample:
+        step, index = divmod(number, self.joined_batch)
+        with seeded(self.seed, crc32(self.stream.encode()), step, index) as rng:
+            grey, mask = self._load(int(rng.integers(len(self.slices))))
+            image = torch.from_numpy(normalise(grey))[None]
+            label = None if mask is None else torch.from_numpy(mask)[None]
+            if self.resize:
+                image, label = _whole(image, label, self.size)
+            else:
+                extent = larger_patch(self.size) if self.augmentation else self.size
+                lesion = mask if index >= self.first_forced else None
+                place = corner(grey.shape, extent, self.size, rng, around=lesion)
+                image = cut(image, place, extent, 0)
+                label = None if label is None else cut(label.to(torch.int16), place, extent, OUTSIDE)
+            return augmented(image, label, self.augmentation)
+
+    def _load(self, position: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+        if position not in self._kept:
+            image, mask = load_slice(self.slices[position])
+            self._kept[position] = image.round().astype(np.uint8), mask
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return self._kept[position]
+
+
+def normalise(image: NDArray[np.generic]) -> NDArray[np.float32]:
+    """nnU-Net's z-score: `image` (any shape) minus its mean, over its standard deviation; constant images become 0."""
+    values = np.asarray(image, dtype=np.float32)
+    result: NDArray[np.float32] = (values - values.mean()) / max(float(values.std()), 1e-8)
+    return result
+
+
+def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """`image` (N, C, H, W) brought to (N, C, *size): bilinear, averaging where it shrinks."""
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image
+    return interpolate(image, size, mode="bilinear", antialias=True)
+
+
+def _whole(image: Tensor, label: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+    resized = resize_image(image[None], size)[0]
+    if label is None:
+        return resized, None
+    return resized, (resize_image(label[None].float(), size)[0] > 0.5).to(torch.int16)

@@ -1,0 +1,245 @@
+"""The training loop: one forward and one backward a step, checkpoints, and a log."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from torch import Tensor, nn
+
+from covidct.errors import InputError
+from covidct.progress import TrainingProgress
+from covidct.run.checkpoint import CHECKPOINT, METRICS, cut_metrics, load_checkpoint, remove_leftovers, save_checkpoint
+from covidct.run.config import Config
+from covidct.run.precision import FABRIC_PRECISION
+from covidct.run.results import without_nan
+from covidct.run.systems import build_relation_loss, system, trained_groups
+from covidct.training.batches import numbered_loader
+from covidct.training.relation_probe import RelationProbe, effective_rank
+from covidct.training.segmentation_loss import segmentation_loss
+from covidct.training.wing import RunData
+from relcons import DualEncoderOutput
+
+
+def make_fabric(config: Config) -> Fabric:
+    """All accelerators that Lightning Fabric finds, else the CPU, in the run's precision.
+
+    Under torchrun the processes that it started; `fabric run` says for itself what it wants.
+    """
+    devices, nodes = "auto", 1
+    if torch.distributed.is_torchelastic_launched() and "LT_DEVICES" not in os.environ:
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    return Fabric(accelerator="auto", devices=devices, num_nodes=nodes, precision=FABRIC_PRECISION[config.precision])
+
+
+def memory_layout(axes: int, device: torch.device) -> torch.memory_format:
+    """Channels last on CUDA, as the tensor cores read 16-bit floats; elsewhere the usual layout."""
+    if device.type != "cuda":
+        return torch.contiguous_format
+    return torch.channels_last if axes == 2 else torch.channels_last_3d
+
+
+class Trainer:
+    """One run's model, optimiser and losses; `train` goes from the last checkpoint, if there is one, to the end.
+
+    Call `fabric.launch()` before. The first process writes: metrics.jsonl, relations/, checkpoint.pt.
+    """
+
+    def __init__(self, fabric: Fabric, config: Config, run: Path, model: nn.Module, data: RunData) -> None:
+        self.fabric, self.config, self.run, self.data = fabric, config, run, data
+        self.system = system(config.method)
+        self.layout = memory_layout(config.axes, fabric.device)
+        model.to(memory_format=self.layout)
+        self.groups = trained_groups(model)
+        optimizer = torch.optim.SGD(
+            [{"params": parameters, "name": name} for name, parameters in self.groups.items()],
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
+        )
+        self.module = model
+        self.model, self.optimizer = fabric.setup(model, optimizer)
+        loss = build_relation_loss(config)
+        self.relation = None if loss is None else loss.to(fabric.device)
+        self.step, self.seconds = 0, 0.0
+        self._restore()
+
+    def train(self, console: Console, board: Any = None) -> None:
+        """Take the remaining steps; `board` is TensorBoard's SummaryWriter or None."""
+        first = self.step
+        targets = self._batches("target")
+        sources = self._batches("source") if self.system.general else None
+        probe = self._probe()
+        self.model.train()
+        started = time.monotonic() - self.seconds
+        with TrainingProgress(console, self.config.steps, first) as progress, self._log() as log:
+            for batch in targets:
+                source = None if sources is None else next(sources)["image"]
+                values = self._train_step(batch["image"], batch["mask"], source)
+                self.step += 1
+                self.seconds = time.monotonic() - started
+                if self._is_due(self.config.log_every) or self.step == 1:
+                    line = {"step": self.step, **self._readable(values), "seconds": round(self.seconds, 3)}
+                    progress.show(line)
+                    self._write_line(log, board, line)
+                if probe is not None and self._is_due(self.config.relations_every):
+                    probe.write(self.module, self.step)
+                if self._is_due(self.config.checkpoint_every):
+                    self._save(log)
+                progress.advance()
+
+    def _train_step(self, images: Tensor, masks: Tensor, source: Tensor | None) -> dict[str, Any]:
+        """One optimiser step; what it returns becomes numbers only where it is logged."""
+        rate = self.config.learning_rate * (1 - self.step / self.config.steps) ** self.config.poly
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad()
+        if self.relation is None:
+            logits, output, terms = self.model(images), None, None
+        else:
+            output = self.model(images, source=source, features=True)
+            logits, terms = output.logits, self.relation.terms(output)
+        segmentation = segmentation_loss(logits, masks)
+        loss = segmentation if terms is None else segmentation + terms.total
+        self.fabric.backward(loss)
+        norms = self._clip()
+        self.optimizer.step()
+        if self.relation is not None:
+            self.relation.step()
+        return {
+            "loss": loss,
+            "segmentation": segmentation,
+            "lambda": None if terms is None else terms.weight,
+            "general": None if terms is None else terms.general,
+            "target": None if terms is None else terms.target,
+            **{f"grad_norm_{name}": norms.get(name) for name in ("general", "target", "decoder")},
+            "learning_rate": rate,
+            "output": output,
+        }
+
+    def _clip(self) -> dict[str, Tensor]:
+        """Clip the gradients and return the norms before it.
+
+        The general encoder is one set, target encoder and decoder the other: sets that the same losses reach, so
+        that relation gradients cannot rescale the segmentation's.
+        """
+        self.fabric.strategy.precision.unscale_gradients(self.optimizer.optimizer)
+        norms = {
+            name: torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            for name, parameters in self.groups.items()
+        }
+        for names in (("general",), ("target", "decoder")):
+            parts = [name for name in names if name in norms]
+            if parts:
+                joint = torch.stack([norms[name] for name in parts]).norm()
+                parameters = [p for name in parts for p in self.groups[name]]
+                torch.nn.utils.clip_grads_with_norm_(parameters, self.config.clip, joint)
+        return norms
+
+    def _readable(self, values: dict[str, Any]) -> dict[str, float | None]:
+        """A line of metrics.jsonl without step and time; InputError if the training has diverged."""
+        output: DualEncoderOutput | None = values.pop("output")
+        line = without_nan({name: _number(value) for name, value in values.items()})
+        if line["loss"] is None:
+            raise InputError(
+                f"the loss is not finite at step {self.step}: the training has diverged (precision "
+                f"{self.config.precision}); start again with --precision 32 or another --seed"
+            )
+        for name in ("general", "target"):
+            term = line[name]
+            line[f"weighted_{name}"] = None if term is None else line["lambda"] * term
+        line["rank_general"] = None if output is None else effective_rank(output.general[-1])
+        line["rank_target"] = None if output is None else effective_rank(output.target[-1])
+        return line
+
+    def _batches(self, stream: str) -> Iterator[dict[str, Tensor]]:
+        loader = self._loader(stream, first_step=self.step, steps=self.config.steps, augment=True)
+        for batch in self.fabric.setup_dataloaders(loader, use_distributed_sampler=False):
+            # Not `contiguous`, which takes one channel to be in every layout and leaves its strides.
+            yield {name: tensor.to(memory_format=self.layout) for name, tensor in batch.items()}
+
+    def _loader(self, stream: str, *, first_step: int, steps: int, augment: bool) -> Any:
+        rank, world_size = self.fabric.global_rank, self.fabric.world_size
+        samples = self.data.samples(stream, self.config, augment=augment, world_size=world_size)
+        workers = self.config.workers if augment else 0
+        return numbered_loader(
+            samples, first_step=first_step, steps=steps, workers=workers, rank=rank, world_size=world_size
+        )
+
+    def _probe(self) -> RelationProbe | None:
+        if not (self.system.dual and self.fabric.is_global_zero):
+            return None
+        images, source = (
+            next(iter(self._loader(stream, first_step=0, steps=1, augment=False)))["image"] if there else None
+            for stream, there in (("probe", True), ("probe-source", bool(self.data.source)))
+        )
+        device = self.fabric.device
+        probe = RelationProbe(self.run / "relations", images.to(device), None if source is None else source.to(device))
+        if self.step == 0:
+            probe.write(self.module, 0)
+        return probe
+
+    def _is_due(self, every: int) -> bool:
+        return self.fabric.is_global_zero and (self.step % every == 0 or self.step == self.config.steps)
+
+    def device_name(self) -> str:
+        """The device and how much of it, for the screen."""
+        device = self.fabric.device
+        cuda = device.type == "cuda"
+        name = torch.cuda.get_device_name(device) if cuda else f"{torch.get_num_threads()} threads"
+        processes = f", {self.fabric.world_size} processes" if self.fabric.world_size > 1 else ""
+        return f"{device.type}, {name}{processes}, precision {self.config.precision}"
+
+    def _log(self) -> Any:
+        return (self.run / METRICS if self.fabric.is_global_zero else Path(os.devnull)).open("a", encoding="utf-8")
+
+    def _write_line(self, log: Any, board: Any, line: dict[str, float | None]) -> None:
+        log.write(json.dumps(line) + "\n")
+        log.flush()
+        if board is not None:
+            for name, value in line.items():
+                if value is not None and name != "step":
+                    board.add_scalar(name, value, self.step)
+
+    def _save(self, log: Any) -> None:
+        # The log first: it must never be shorter than the checkpoint says, even after a power cut.
+        os.fsync(log.fileno())
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "model": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "relation": None if self.relation is None else self.relation.state_dict(),
+            "scaler": self.fabric.strategy.precision.state_dict(),
+        }
+        save_checkpoint(self.run, state)
+
+    def _restore(self) -> None:
+        state = load_checkpoint(self.run)
+        if state is not None:
+            try:
+                self.module.load_state_dict(state["model"])
+                self.optimizer.load_state_dict(state["optimizer"])
+                self.fabric.strategy.precision.load_state_dict(state["scaler"])
+                if self.relation is not None:
+                    self.relation.load_state_dict(state["relation"])
+                self.step, self.seconds = state["step"], state["seconds"]
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                raise InputError(
+                    f"{self.run / CHECKPOINT} is no checkpoint of this run ({str(error).splitlines()[0]}); "
+                    "put the right one back, or remove it to start from step 0 with --resume"
+                ) from None
+        if self.fabric.is_global_zero:
+            remove_leftovers(self.run)
+            cut_metrics(self.run, self.step)
+
+
+def _number(value: Tensor | float | None) -> float | None:
+    return None if value is None else float(value.detach() if isinstance(value, Tensor) else value)

@@ -1,0 +1,290 @@
+"""Lesion masks of volumes without labels: files in, NIfTI masks, figures and lesion volumes out."""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.text import Text
+from torch import nn
+
+from covidct.ct.names import SUFFIXES, is_volume, stem_of
+from covidct.ct.volume import Volume, VolumeCase, load_volume
+from covidct.errors import InputError
+from covidct.files import entries, remove_parts
+from covidct.run.checkpoint import load_run
+from covidct.run.prediction import best_device, binarise
+from covidct.run.requests import Prediction
+from covidct.run.results import make_output
+from covidct.sets.cases import IMAGE_NAMES, LUNG_ENDING, LUNG_PREFIX, MASK_ENDINGS
+from covidct.store.preprocess import Plan
+from covidct.volumes.figures import draw_lesions
+from covidct.volumes.metrics import millilitres
+from covidct.volumes.plan import read_plan
+from covidct.volumes.records import begin, is_record, origin, record, recorded
+from covidct.volumes.segmentation import Settings, segment, settings_of
+
+
+@dataclass(frozen=True)
+class Job:
+    """A volume and where its results go. `record` is begun first and ended last: where it is whole, everything is."""
+
+    case: VolumeCase
+    mask: Path
+    picture: Path
+    probability: Path | None
+    record: Path
+
+    @property
+    def results(self) -> tuple[Path, ...]:
+        return tuple(path for path in (self.mask, self.picture, self.probability) if path is not None)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found, in millilitres; `lung_ml` and what follows are None without a lung mask.
+
+    percent_of_lung: the share of the lung mask that is lesion. notes: what is odd about the file but was read all the
+    same.
+    """
+
+    name: str
+    lesion_ml: float
+    lung_ml: float | None
+    lesion_in_lung_ml: float | None
+    percent_of_lung: float | None
+    notes: tuple[str, ...] = ()
+
+
+def predict(asked: Prediction) -> tuple[int, int, str]:
+    """See `Wing.predict`."""
+    jobs = plan_volumes(asked.inputs, asked.output, lungs=asked.lungs, probabilities=asked.probabilities)
+    config, model = load_run(asked.run)
+    plan = read_plan(asked.run)
+    make_output(asked.output)
+    device = best_device()
+    settings = settings_of(config, device, flips=asked.flips, region=asked.region)
+    return _write_results(asked.run, model.to(device), plan, jobs, settings), len(jobs), "volumes"
+
+
+def _write_results(run: Path, model: nn.Module, plan: Plan, jobs: Sequence[Job], settings: Settings) -> int:
+    """Write the results of every job, say what was found, and on stderr what fails. Returns how many failed."""
+    failures = 0
+    screen, errors = Console(markup=False, highlight=False), Console(stderr=True)
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        for job in jobs:
+            bar.reset(task, description=escape(job.case.name))
+            try:
+                report, computed = predict_volume_file(
+                    *(run, model, plan, job, settings),
+                    progress=lambda done, total: bar.update(task, completed=done, total=total),
+                )
+            except InputError as error:
+                failures += 1
+                errors.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+                continue
+            for note in report.notes:
+                errors.print(Text.assemble(("note: ", "bold yellow"), note), soft_wrap=True)
+            screen.print(f"{describe(report)}{'' if computed else ' (was there already)'}", soft_wrap=True)
+    return failures
+
+
+def plan_volumes(
+    inputs: Iterable[Path],
+    output: Path,
+    *,
+    lungs: Sequence[Path] = (),
+    probabilities: bool = False,
+) -> list[Job]:
+    """What will be read and written; InputError if two results would share a file or replace one of the inputs.
+
+    Args:
+        inputs: NIfTI, NRRD or MHA files, folders of them, or folders of a DICOM series.
+        output: folder of the results.
+        lungs: lung masks: files for a single input, or a folder of masks that are named as the inputs. Without, those
+            beside an input are taken: CASE_lung*, and in a folder of one case the files that begin with lung.
+        probabilities: write them, too.
+    """
+    found = volume_inputs(inputs)
+    jobs: list[Job] = []
+    owners: dict[str, Path] = {}
+    for path, name in found.items():
+        if name in owners:
+            raise InputError(f"{owners[name]} and {path} would both be written to {output / name}.nii.gz; rename one")
+        owners[name] = path
+        masks = _lungs_of(path, name, lungs, len(found))
+        job = Job(
+            case=VolumeCase(name, path, None, None, None, masks, "hu", patient=name),
+            mask=output / f"{name}.nii.gz",
+            picture=output / f"{name}.png",
+            probability=output / f"{name}_probability.nii.gz" if probabilities else None,
+            record=output / f"{name}.json",
+        )
+        taken = {other.resolve() for other in (*found, *masks)}
+        ours = is_record(job.record)
+        for result in (*job.results, job.record):
+            if result.resolve() in taken:
+                raise InputError(f"{result} is an input and would be replaced; give another --output")
+            if result.exists() and not ours:
+                raise InputError(
+                    f"{result} is there, was not written by predict.py, and would be replaced; give another --output"
+                )
+        jobs.append(job)
+    return jobs
+
+
+def predict_volume_file(
+    run: Path,
+    model: nn.Module,
+    plan: Plan,
+    job: Job,
+    settings: Settings,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Report, bool]:
+    """Write the results of one job, or find them written from the same weights, settings and files.
+
+    Returns the report and whether anything was computed. Raises InputError if the volume cannot be used, or the
+    results cannot be written.
+    """
+    came_from = origin(run, asdict(settings) | {"plan": asdict(plan)}, (job.case.image, *job.case.lungs))
+    kept = recorded(job.record, came_from, job.results)
+    if kept is not None:
+        return Report(**kept | {"notes": tuple(kept["notes"])}), False
+    for result in (*job.results, job.record):
+        remove_parts(result)
+    volume = load_volume(job.case)
+    probability = segment(model, volume, plan, settings, progress=progress)
+    mask = binarise(probability)
+    report = _report(mask, volume)
+    begin(job.record, came_from)
+    try:
+        if job.probability is not None:
+            volume.grid.save_mask(job.probability, probability, np.float32)
+        volume.grid.save_mask(job.mask, mask, np.uint8)
+    except OSError as error:
+        raise InputError(f"{job.mask} cannot be written ({error.strerror}); free space there") from None
+    draw_lesions(job.picture, volume.image, mask, volume.spacing, title=describe(report))
+    record(job.record, came_from, asdict(report))
+    return report, True
+
+
+def describe(report: Report) -> str:
+    """One line for the screen and the picture's title."""
+    text = f"{report.name}: lesion {report.lesion_ml:.1f} ml"
+    if report.percent_of_lung is None:
+        return text
+    return f"{text}, {report.lesion_in_lung_ml:.1f} ml of it in the lung: {report.percent_of_lung:.1f} % of the lung"
+
+
+def volume_inputs(inputs: Iterable[Path]) -> dict[Path, str]:
+    """The volumes that `inputs` name, each once, and what their results are called: InputError for a path that is none.
+
+    A file is called by its name without suffix, a DICOM series by its folder, and so is the volume of a folder of one
+    case, which is ct.nii.gz more often than not.
+    """
+    found: dict[Path, tuple[Path, str]] = {}
+    for path in inputs:
+        volumes = _volumes_in(path) if path.is_dir() else {_checked(path): stem_of(path)}
+        for volume, name in volumes.items():
+            found.setdefault(volume.resolve(), (volume, name))
+    if not found:
+        raise InputError("no INPUT was given; name the volumes or folders to predict")
+    return dict(found.values())
+
+
+def _report(mask: NDArray[np.bool_], volume: Volume) -> Report:
+    lung = inside = None
+    notes = volume.notes
+    if volume.lungs is not None and not volume.lungs.any():
+        masks = ", ".join(map(str, volume.case.lungs))
+        notes = (*notes, f"{masks}: no voxel is lung, so that there is no share of it")
+    if volume.lungs is not None:
+        lung = millilitres(volume.lungs, volume.spacing)
+        inside = millilitres(volume.lungs & mask, volume.spacing)
+    return Report(
+        name=volume.case.name,
+        lesion_ml=millilitres(mask, volume.spacing),
+        lung_ml=lung,
+        lesion_in_lung_ml=inside,
+        percent_of_lung=100 * inside / lung if inside is not None and lung else None,
+        notes=notes,
+    )
+
+
+def _volumes_in(folder: Path) -> dict[Path, str]:
+    """The volumes directly inside, without the masks of others there; without any, the folder itself, a DICOM series.
+
+    In a folder of one case (ct.nii.gz, or named as the folder) only that file is a volume.
+    """
+    files = [path for path in entries(folder) if path.is_file() and not path.name.startswith(".")]
+    if not files and (place := _first_with_files(folder)):
+        raise InputError(
+            f"{folder} holds no file directly; give the folder of the DICOM series itself, or of the volumes, "
+            f"such as {place}"
+        )
+    if not files:
+        raise InputError(f"{folder} is empty; give NIfTI, NRRD or MHA files, or the folder of a DICOM series")
+    volumes = [path for path in files if is_volume(path)]
+    only = [path for path in volumes if _is_only_case(path)]
+    if len(only) == 1 or not volumes:
+        return {(only or [folder])[0]: folder.resolve().name}
+    stems = {stem_of(path).lower() for path in volumes}
+    return {path: stem_of(path) for path in volumes if not _is_mask(stem_of(path).lower(), stems)}
+
+
+def _first_with_files(folder: Path) -> Path | None:
+    for place, folders, files in os.walk(folder):
+        # Walked in this order.
+        folders.sort()
+        if any(not name.startswith(".") for name in files):
+            return Path(place)
+    return None
+
+
+def _is_only_case(path: Path) -> bool:
+    return stem_of(path).lower() in (*IMAGE_NAMES, path.resolve().parent.name.lower())
+
+
+def _is_mask(stem: str, stems: set[str]) -> bool:
+    """Whether it is CASE_mask, CASE_lung or the like of another CASE."""
+    endings = "|".join((*MASK_ENDINGS, LUNG_ENDING))
+    return (case := re.sub(f"({endings})$", "", stem)) != stem and case in stems
+
+
+def _checked(path: Path) -> Path:
+    if path.exists() and not path.name.lower().endswith(SUFFIXES):
+        raise InputError(
+            f"{path} is no volume by its name; expected {', '.join(SUFFIXES)}, or the folder of a DICOM series"
+        )
+    return path
+
+
+def _lungs_of(path: Path, name: str, given: Sequence[Path], count: int) -> tuple[Path, ...]:
+    if not given:
+        return _lungs_beside(path)
+    files = [item for item in given if not item.is_dir()]
+    if files and count > 1:
+        raise InputError(
+            f"--lungs {files[0]} is one mask and there are {count} volumes; give a folder of masks named as the volumes"
+        )
+    named = [mask for item in given if item.is_dir() for mask in entries(item) if stem_of(mask) == name]
+    if not files and not named:
+        raise InputError(f"--lungs {given[0]} holds no mask named {name}; add it or leave --lungs out")
+    return (*files, *named)
+
+
+def _lungs_beside(path: Path) -> tuple[Path, ...]:
+    """Lung masks in the folder of a volume file: CASE_lung*, or lung* where it is the folder's only case."""
+    if path.is_dir() or not path.parent.is_dir():
+        return ()
+    masks = [item for item in entries(path.parent) if is_volume(item) and item.name != path.name]
+    prefix = LUNG_PREFIX if _is_only_case(path) else f"{stem_of(path).lower()}_{LUNG_PREFIX}"
+    return tuple(item for item in masks if item.name.lower().startswith(prefix))

@@ -1,0 +1,81 @@
+"""Results of volumes that took minutes each, kept one by one: a run that was stopped goes on where it was.
+
+A record is a JSON file that gets its result after everything that belongs to it is there. It holds what the result was
+computed from, so that one of other weights, settings or files is computed anew.
+"""
+
+import json
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from covidct.errors import InputError
+from covidct.files import digest, entries, write_text
+from covidct.run.checkpoint import WEIGHTS
+
+
+def origin(run: Path, settings: dict[str, Any], files: Iterable[Path]) -> dict[str, Any]:
+    """What a result is computed from: the run's weights, settings, and files by name, size and time of change.
+
+    A folder among `files` (a DICOM series) counts with all that it holds.
+    """
+    seen = [file for path in files for file in (entries(path) if path.is_dir() else [path])]
+    try:
+        return {
+            "weights": _weights(run / WEIGHTS),
+            # As it is read back: JSON has no tuples.
+            "settings": json.loads(json.dumps(settings)),
+            "files": [[str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns] for file in seen],
+        }
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read ({error.strerror}); check the path") from None
+
+
+def recorded(path: Path, came_from: dict[str, Any], results: Iterable[Path] = ()) -> dict[str, Any] | None:
+    """The result in the record `path`; None unless it came from the same and all files `results` are there."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        same = content["origin"] == came_from
+        found: dict[str, Any] = dict(content["result"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if same and all(file.is_file() for file in results) else None
+
+
+def is_record(path: Path) -> bool:
+    """Whether `path` is a record, whole or begun, and not somebody else's JSON: dcm2niix writes one beside a CT."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"result", "origin"} <= content.keys()
+
+
+def begin(path: Path, came_from: dict[str, Any]) -> None:
+    """Write a record without result: what it stood for until now is about to be replaced."""
+    _write(path, came_from, None)
+
+
+def record(path: Path, came_from: dict[str, Any], result: dict[str, Any]) -> None:
+    """Write a record, whole or not at all; InputError if that is impossible."""
+    _write(path, came_from, result)
+
+
+def _weights(path: Path) -> str:
+    state = path.stat()
+    return _once(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _once(path: Path, size: int, changed: int) -> str:
+    """SHA-256 of a file, which is read once as long as size and time of change stay: runs have hundreds of cases."""
+    return digest(path)
+
+
+def _write(path: Path, came_from: dict[str, Any], result: dict[str, Any] | None) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps({"result": result, "origin": came_from}, indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}); free space there") from None
