@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from covidct.ct.names import SUFFIXES
 from covidct.ct.volume import VolumeCase
 from covidct.errors import InputError
 from covidct.sets.cases import find_cases
@@ -35,7 +34,7 @@ def nnunet_cases(
             raise InputError(f"{folder} has no folder {part}; give the one that holds imagesTr and labelsTr")
         # Told of here, left out by find_cases.
         volumes_in(folder / part, skipped)
-    found = find_cases(folder, SUFFIXES, skipped)
+    found = find_cases(folder, skipped)
     if (folder / "imagesTs").is_dir():
         tests = volumes_in(folder / "imagesTs", [])
         skipped.append(f"{folder / 'imagesTs'}: {len(tests)} test volumes, which have no masks")
