@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 from covidct.ct.picture import Slice
 from covidct.ct.volume import VolumeCase
-from covidct.errors import InputError, exit_on_input_error
+from covidct.errors import InputError, exit_on_input_error, print_error
 from covidct.progress import stages_shown, work_shown
 from covidct.run.checkpoint import WEIGHTS, load_run
 from covidct.run.config import Config, read_config
@@ -26,7 +26,6 @@ from covidct.volumes.report import EvaluatedVolumes, fold_rows, show_folds, show
 from covidct.volumes.segmentation import Region, settings_of
 from covidct.volumes.tables import write_volume_metrics
 from rich.console import Console
-from rich.text import Text
 
 FILE_WIDTH = 120
 FOLD_MEANING = (
@@ -153,7 +152,7 @@ def _score_volumes(
     with work_shown(errors, f"evaluating {run.name}") as advance:
         scored, failed = score_volumes(run, model, plan, cases, settings, progress=advance)
     for item in failed:
-        errors.print(Text.assemble(("error: ", "bold red"), item.message), soft_wrap=True)
+        print_error(item.message, errors)
     write_volume_metrics(
         run,
         scored,

@@ -9,8 +9,8 @@ from typing import Annotated
 import numpy as np
 import tyro
 from covidct.ct.picture import image_files
-from covidct.errors import InputError, exit_on_input_error
-from covidct.files import replacing
+from covidct.errors import InputError, exit_on_input_error, print_error
+from covidct.files import replacing, writing
 from covidct.run.checkpoint import load_run
 from covidct.run.config import Config, read_config
 from covidct.slices.evaluation import best_device, make_output, predict_slice
@@ -124,7 +124,7 @@ def predict_volumes(run: Path, model: nn.Module, volume_plan: Plan, jobs: Sequen
                 )
             except InputError as error:
                 failures += 1
-                errors.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+                print_error(error, errors)
                 continue
             for note in report.notes:
                 errors.print(Text.assemble(("note: ", "bold yellow"), note), soft_wrap=True)
@@ -173,7 +173,7 @@ def predict(targets: list[Target], model: nn.Module, config: Config, *, flips: b
             probability = predict_slice(model, image, config, flips=flips, name=str(target.picture))
         except InputError as error:
             failures += 1
-            errors.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+            print_error(error, errors)
             continue
         # The mask last: where it is, everything is.
         if target.probability is not None:
@@ -196,11 +196,8 @@ def _pictures(inputs: Iterable[Path]) -> list[Path]:
 
 
 def _write(path: Path, values: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
-    try:
-        with replacing(path) as temporary:
-            Image.fromarray(values).save(temporary, format="PNG")
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); free space there") from None
+    with writing(path), replacing(path) as temporary:
+        Image.fromarray(values).save(temporary, format="PNG")
 
 
 if __name__ == "__main__":

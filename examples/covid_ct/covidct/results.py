@@ -50,16 +50,16 @@ def show_result(run: Path, config: Config, console: Console) -> None:
     if config.axes == 3:
         show_volume_result(run, config, console)
         return
-    content = read_metrics(run)
+    metrics = read_metrics(run)
     table = Table(
-        title=f"{config.method} on {config.dataset}: means over {len(content['images'])} test slices",
+        title=f"{config.method} on {config.dataset}: means over {len(metrics.images)} test slices",
         caption=f"preset {config.preset}, {config.steps} steps, seed {config.seed}, "
         f"relation reduction {config.relation_reduction}",
     )
     table.add_column("protocol")
     for measure in MEASURES:
         table.add_column(measure, justify="right")
-    for protocol, values in content["summary"].items():
+    for protocol, values in metrics.summary.items():
         table.add_row(protocol, *(f"{values[measure]:.4f}" if measure in values else "" for measure in MEASURES))
     console.print(table)
     console.print(f"Everything is in {run}", soft_wrap=True, highlight=False)

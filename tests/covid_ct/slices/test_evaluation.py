@@ -86,7 +86,7 @@ def test_files_agree_with_each_other_and_the_summary(slices, config, output):
 
 def test_result_names_what_it_depends_on(slices, config, output):
     evaluate(Bright(), slices, config, output, flips=True)
-    content = read_metrics(output)
+    content = json.loads((output / "metrics.json").read_text())
     named = ("dataset", "method", "preset", "fold", "split_seed", "seed", "steps", "relation_reduction", "precision")
     assert {name: content[name] for name in named} == {name: getattr(config, name) for name in named}
     assert (content["data"], content["flips"], content["count"]) == ("data/folder", True, 3)
@@ -94,7 +94,7 @@ def test_result_names_what_it_depends_on(slices, config, output):
 
 def test_empty_truths_and_predictions_are_counted(slices, config, output):
     evaluate(Bright(gain=0.0), [empty_mask(slices[0]), *slices[1:]], config, output)
-    content = read_metrics(output)
+    content = json.loads((output / "metrics.json").read_text())
     assert (content["empty_truths"], content["empty_predictions"]) == (1, 3)
     # Empty for empty counts as right at 0.5, and scores 0 in Table V's protocol.
     assert content["images"][0]["at_0.5"]["dice"] == 1

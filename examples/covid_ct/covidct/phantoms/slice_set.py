@@ -21,6 +21,7 @@ from PIL import Image
 from scipy import ndimage
 
 from covidct.errors import InputError
+from covidct.files import not_written, read_json
 from covidct.phantoms.chests import KINDS, source_case, target_slice
 
 VERSION = "phantom-2d-v1"
@@ -55,7 +56,7 @@ def write_phantoms(
 
     Raises InputError if more slices are asked for than the lists have names; OSError if a file cannot be written.
     """
-    names = json.loads(SPLITS.read_text(encoding="utf-8"))["covid_semiseg"]
+    names = read_json(SPLITS, dict[str, Any], fix="restore it from the repository")["covid_semiseg"]
     training = _first(names["train"], labelled, "labelled")
     testing = _first(names["test"], test, "test")
     root = Path(root)
@@ -103,10 +104,8 @@ def generated(root: Path, write: Callable[[Path], Any]) -> Path:
         write(temporary)
         _move(temporary, root)
     except OSError as error:
-        raise InputError(
-            f"the phantom data cannot be written to {root}: {error.strerror or error}; free some space there, or set "
-            "XDG_CACHE_HOME to a folder that can be written"
-        ) from error
+        otherwise = "or set XDG_CACHE_HOME to a folder that can be written"
+        raise InputError(not_written(f"{root}: the phantom data", error, otherwise)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return root

@@ -12,6 +12,7 @@ from typing import Any
 import nibabel
 import numpy as np
 
+from covidct.files import read_json
 from covidct.phantoms.slice_set import MANIFEST, SPLITS, Progress, cache_of, generated, nifti
 from covidct.phantoms.volume_chests import Frame, PhantomVolume, source_volume, target_volume, windowed
 
@@ -78,7 +79,7 @@ def write_volume_phantoms(
 
 
 def _scans() -> list[_Scan]:
-    splits = json.loads(SPLITS.read_text(encoding="utf-8"))
+    splits = read_json(SPLITS, dict[str, Any], fix="restore it from the repository")
     fold = splits["covid20_task1_folds"]["folds"][0]
     parts = {"target": sorted(fold["train"] + fold["test"])}
     for part, key, counts in (("msd", "msd_lung", MSD_CASES), ("nsclc", "nsclc_pe", NSCLC_CASES)):

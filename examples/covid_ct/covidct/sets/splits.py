@@ -1,7 +1,6 @@
 """Who is trained on and who is tested: the published split, and cross-validation inside the labelled slices."""
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +9,7 @@ from typing import Any
 
 from covidct.ct.picture import Slice, natural_key
 from covidct.errors import InputError
+from covidct.files import read_json
 from covidct.sets.covid_semiseg import CovidSemiSeg
 
 FOLDS = 5
@@ -146,6 +146,4 @@ def _only_published(items: tuple[Slice, ...], part: str) -> tuple[Slice, ...]:
 @cache
 def _published() -> dict[str, Any]:
     # Each entry has a field "source" that says where it comes from.
-    text = (Path(__file__).parent / "splits.json").read_text(encoding="utf-8")
-    content: dict[str, Any] = json.loads(text)
-    return content
+    return read_json(Path(__file__).parent / "splits.json", dict[str, Any], fix="restore it from the repository")

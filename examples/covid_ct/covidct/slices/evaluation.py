@@ -7,16 +7,17 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import nn
 
 from covidct.ct.picture import Slice, load_slice
 from covidct.errors import InputError
-from covidct.files import write_text
+from covidct.files import read_json, write_text, writing
 from covidct.run.config import Config
 from covidct.slices.inference import predict_probability
 from covidct.slices.metrics import MEASURES, PER_IMAGE, ImageScores, Scores, binarise, score_image, summarise
@@ -29,6 +30,29 @@ NAMED = (
 )
 
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class AtHalf:
+    """Scores of the mask at probability 0.5."""
+
+    dice: float
+
+
+@dataclass(frozen=True)
+class ImageMetrics:
+    """A slice in metrics.json."""
+
+    name: str
+    at_half: Annotated[AtHalf, Field(alias="at_0.5")]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Of metrics.json, what is read again; `summary`: variant -> measure -> mean."""
+
+    summary: dict[str, Scores]
+    images: list[ImageMetrics]
 
 
 @dataclass(frozen=True)
@@ -140,42 +164,26 @@ def write_metrics(
         "summary": summarise(results),
         "images": [_facts(item) | item.result.scores for item in scored],
     }
-    try:
+    with writing(f"{output}: the results"):
         write_text(output / JSON, json.dumps(content, indent=2, allow_nan=False) + "\n")
         write_text(output / CSV, _table(scored))
-    except OSError as error:
-        raise InputError(f"{output}: the results cannot be written ({error.strerror}); free space there") from None
 
 
-def read_metrics(run: Path, images: str = "images") -> dict[str, Any]:
-    """The content of a run's metrics.json, which lists its `images` so; InputError if it is missing or damaged."""
-    path = run / JSON
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {**content, images: list(content[images]), "summary": dict(content["summary"])}
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; write it with evaluate.py {run}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error}); write it anew with evaluate.py {run}") from None
+def read_metrics(run: Path) -> Metrics:
+    """What metrics.json of a run says; InputError if it is missing or damaged."""
+    return read_json(run / JSON, Metrics, fix=f"write it with evaluate.py {run}")
 
 
 def check_writable(folder: Path) -> None:
     """InputError unless a file can be made in `folder`: better said before an hour of computing than after."""
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written ({error.strerror}); give a folder that you may write to"
-        ) from None
+    with writing(folder), tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def make_output(folder: Path) -> None:
     """Make `folder`, the value of --output, unless it is there; InputError if results cannot be written to it."""
-    try:
+    with writing(f"--output {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output {folder} cannot be made ({error.strerror}); give another folder") from None
     check_writable(folder)
 
 

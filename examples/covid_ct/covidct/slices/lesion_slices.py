@@ -17,6 +17,7 @@ from scipy import ndimage
 from covidct.ct.picture import Slice
 from covidct.ct.volume import WINDOW, VolumeCase, load_mask, load_volume, to_window
 from covidct.errors import InputError
+from covidct.files import not_written, read_json
 from covidct.sets.cases import Case, find_cases
 
 # Part of the cache's key: slices written by an older version of this file are not used again.
@@ -39,6 +40,26 @@ class Cut:
 
     least_area: float = 10.0
     margin: float = 0.01
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A slice in the cache: its files' names, the scan that it is of, and its index from the feet upwards."""
+
+    name: str
+    image: str
+    mask: str
+    scan: str
+    z: int
+
+
+@dataclass(frozen=True)
+class Index:
+    """What index.json holds; `left_out`: slices with lesion and without lung."""
+
+    cut: Cut
+    slices: list[Entry]
+    left_out: list[dict[str, Any]]
 
 
 def read_volume_slices(folders: Sequence[Path], cache: Path, cut: Cut | None = None) -> tuple[Slice, ...]:
@@ -83,7 +104,7 @@ def _folder_slices(folder: Path, cache: Path, cut: Cut) -> tuple[Slice, ...]:
     except OSError as error:
         if (found := _read_index(place)) is not None:
             return found
-        raise InputError(f"{cache}: the slices cannot be written there ({error}); give another cache folder") from None
+        raise InputError(not_written(f"{cache}: the slices", error, "or give another cache folder")) from None
     return _read_index(place) or ()
 
 
@@ -96,12 +117,10 @@ def _key(folder: Path, cases: Sequence[Case], cut: Cut) -> str:
 def _read_index(place: Path) -> tuple[Slice, ...] | None:
     """The slices of a cache folder, None if it is absent or damaged."""
     try:
-        entries = json.loads((place / "index.json").read_text(encoding="utf-8"))["slices"]
-        found = tuple(
-            Slice(entry["name"], place / entry["image"], place / entry["mask"], entry["scan"]) for entry in entries
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        entries = read_json(place / "index.json", Index, fix="").slices
+    except InputError:
         return None
+    found = tuple(Slice(entry.name, place / entry.image, place / entry.mask, entry.scan) for entry in entries)
     whole = all(
         path.is_file() and path.stat().st_size for item in found for path in (item.path, item.mask_path) if path
     )
@@ -109,7 +128,7 @@ def _read_index(place: Path) -> tuple[Slice, ...] | None:
 
 
 def _write(prefix: str, cases: Sequence[Case], cut: Cut, place: Path) -> None:
-    entries: list[dict[str, Any]] = []
+    entries: list[Entry] = []
     left_out: list[dict[str, Any]] = []
     for case in cases:
         scan = f"{prefix}_{case.name}"
@@ -121,12 +140,12 @@ def _write(prefix: str, cases: Sequence[Case], cut: Cut, place: Path) -> None:
             name = f"{scan}_{z:03d}"
             Image.fromarray(slices[0]).save(place / f"{name}.png")
             Image.fromarray(slices[1]).save(place / f"{name}_mask.png")
-            entries.append({"name": name, "image": f"{name}.png", "mask": f"{name}_mask.png", "scan": scan, "z": z})
+            entries.append(Entry(name, f"{name}.png", f"{name}_mask.png", scan, z))
         if len(entries) == before:
             raise InputError(
                 f"{case.lesion}: no slice has both lesion of {cut.least_area:g} mm2 and lung; remove the case"
             )
-    index = {"cut": asdict(cut), "slices": entries, "left_out": left_out}
+    index = asdict(Index(cut, entries, left_out))
     (place / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from covidct.ct.names import SUFFIXES, is_volume, stem_of
 from covidct.ct.volume import Volume, VolumeCase, load_volume
 from covidct.errors import InputError
-from covidct.files import entries, remove_parts
+from covidct.files import entries, remove_parts, writing
 from covidct.sets.cases import IMAGE_NAMES, LUNG_ENDING, LUNG_PREFIX, MASK_ENDINGS
 from covidct.slices.metrics import binarise
 from covidct.store.preprocess import Plan
@@ -112,9 +112,9 @@ def predict_volume_file(
     results cannot be written.
     """
     came_from = origin(run, asdict(settings) | {"plan": asdict(plan)}, (job.case.image, *job.case.lungs))
-    kept = recorded(job.record, came_from, job.results)
+    kept = recorded(job.record, Report, came_from, job.results)
     if kept is not None:
-        return Report(**kept | {"notes": tuple(kept["notes"])}), False
+        return kept, False
     for result in (*job.results, job.record):
         remove_parts(result)
     volume = load_volume(job.case)
@@ -122,12 +122,11 @@ def predict_volume_file(
     mask = binarise(probability)
     report = _report(mask, volume)
     begin(job.record, came_from)
-    try:
-        if job.probability is not None:
+    if job.probability is not None:
+        with writing(job.probability):
             volume.grid.save_mask(job.probability, probability, np.float32)
+    with writing(job.mask):
         volume.grid.save_mask(job.mask, mask, np.uint8)
-    except OSError as error:
-        raise InputError(f"{job.mask} cannot be written ({error.strerror}); free space there") from None
     draw_lesions(job.picture, volume.image, mask, volume.spacing, title=describe(report))
     record(job.record, came_from, asdict(report))
     return report, True

@@ -6,21 +6,19 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 from torch import nn
 
 from covidct.ct.volume import VolumeCase, load_mask, load_volume
-from covidct.errors import InputError
+from covidct.errors import InputError, print_error
 from covidct.progress import work_shown
 from covidct.run.config import Config
 from covidct.run.systems import system
-from covidct.slices.evaluation import read_metrics
 from covidct.volumes.data import VolumeData
 from covidct.volumes.evaluation import Failed, ScoredVolume, predicted_mask, score_volumes, unusable
 from covidct.volumes.figures import draw_lesions
 from covidct.volumes.report import TITLES
 from covidct.volumes.segmentation import Settings, settings_of, with_lungs
-from covidct.volumes.tables import write_volume_metrics
+from covidct.volumes.tables import read_volume_metrics, write_volume_metrics
 
 
 def check_test_volumes(cases: Sequence[VolumeCase], console: Console) -> None:
@@ -48,21 +46,21 @@ def score_and_draw(run: Path, config: Config, model: nn.Module, data: VolumeData
 
 def show_volume_result(run: Path, config: Config, console: Console) -> None:
     """Print the means of metrics.json and where everything lies."""
-    content = read_metrics(run, images="volumes")
+    metrics = read_volume_metrics(run)
     table = Table(
-        title=f"{config.method} on {config.dataset}, fold {config.fold}: {content['count']} test volumes",
+        title=f"{config.method} on {config.dataset}, fold {config.fold}: {metrics.count} test volumes",
         caption=f"preset {config.preset}, {config.steps} steps, seed {config.seed}, "
         f"relation reduction {config.relation_reduction}",
     )
     for heading in ("measure", "mean", "standard deviation", "left out as empty"):
         table.add_column(heading, justify="left" if heading == "measure" else "right")
     for name, title in TITLES.items():
-        found = content["summary"][name]
-        values = ("-" if found[key] is None else f"{found[key]:.4f}" for key in ("mean", "deviation"))
-        table.add_row(title, *values, str(found["empty"]))
+        found = metrics.summary[name]
+        values = ("-" if value is None else f"{value:.4f}" for value in (found.mean, found.deviation))
+        table.add_row(title, *values, str(found.empty))
     console.print(table)
-    for item in content.get("failed", []):
-        console.print(f"not scored: {item['name']}: {item['message']}", soft_wrap=True, markup=False)
+    for item in metrics.failed:
+        console.print(f"not scored: {item.name}: {item.message}", soft_wrap=True, markup=False)
     console.print(f"Everything is in {run}", soft_wrap=True, highlight=False)
 
 
@@ -70,12 +68,12 @@ def failed_volumes(run: Path, config: Config) -> list[str]:
     """Names of the test volumes that a finished run could not score; none for slices or where nothing is tested."""
     if config.axes == 2 or system(config.method).on_source:
         return []
-    return [item["name"] for item in read_metrics(run, images="volumes").get("failed", [])]
+    return [item.name for item in read_volume_metrics(run).failed]
 
 
 def _show_errors(failed: Sequence[Failed], console: Console) -> None:
     for item in failed:
-        console.print(Text.assemble(("error: ", "bold red"), f"{item.name}: {item.message}"), soft_wrap=True)
+        print_error(f"{item.name}: {item.message}", console)
 
 
 def _draw_typical(run: Path, data: VolumeData, scored: list[ScoredVolume], settings: Settings) -> None:

@@ -6,16 +6,46 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from covidct.errors import InputError
-from covidct.files import write_text
+from pydantic import AfterValidator
+
+from covidct.files import read_json, write_text, writing
 from covidct.run.config import Config
 from covidct.slices.evaluation import CSV, JSON, NAMED
 from covidct.volumes.evaluation import Failed, ScoredVolume
 from covidct.volumes.metrics import MEASURES, Summary, over_cases, summarise
 from covidct.volumes.records import without_nan
 from covidct.volumes.segmentation import Settings
+
+
+@dataclass(frozen=True)
+class KeptSummary:
+    """`Summary` in metrics.json: JSON has None for NaN."""
+
+    mean: float | None
+    deviation: float | None
+    empty: int
+
+
+def _complete(summary: dict[str, KeptSummary]) -> dict[str, KeptSummary]:
+    if absent := [name for name in MEASURES if name not in summary]:
+        raise ValueError(f"lacks {', '.join(absent)}")
+    return summary
+
+
+@dataclass(frozen=True)
+class VolumeMetrics:
+    """Of metrics.json, what is read again."""
+
+    count: int
+    summary: Annotated[dict[str, KeptSummary], AfterValidator(_complete)]
+    failed: tuple[Failed, ...] = ()
+
+
+def read_volume_metrics(run: Path) -> VolumeMetrics:
+    """What metrics.json of a run says; InputError if it is missing or damaged."""
+    return read_json(run / JSON, VolumeMetrics, fix=f"write it with evaluate.py {run}")
 
 
 def write_volume_metrics(
@@ -83,13 +113,9 @@ def write_tables(json_path: Path, content: Any, csv_path: Path, rows: Sequence[d
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows([{name: _cell(value) for name, value in row.items()} for row in rows])
-    try:
+    with writing(f"{json_path.parent}: the results"):
         write_text(json_path, json.dumps(content, indent=2, allow_nan=False) + "\n")
         write_text(csv_path, text.getvalue())
-    except OSError as error:
-        raise InputError(
-            f"{json_path.parent}: the results cannot be written ({error.strerror}); free space there"
-        ) from None
 
 
 def summary_json(summary: Summary) -> dict[str, Any]:
