@@ -27,6 +27,11 @@ def exit_on_input_error(main: Callable[[], T]) -> T:
     try:
         return main()
     except InputError as error:
-        # soft_wrap: a path broken across two lines cannot be copied.
-        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+        print_error(error)
         sys.exit(2)
+
+
+def print_error(error: InputError | str, console: Console | None = None) -> None:
+    """Print the one line of an error, on stderr or where a progress bar runs."""
+    # soft_wrap: a path broken across two lines cannot be copied.
+    (console or Console(stderr=True)).print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)

@@ -183,7 +183,7 @@ def _open_nifti(path: Path) -> VolumeFile:
         raise _unreadable(path, error) from None
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    _check_shape(path, shape)
+    _check_shape(path, shape if dtype.fields is None else (*shape, -1))
     if dtype.kind == "c":
         raise InputError(f"{path} holds complex numbers ({dtype}); a CT holds real ones: save its real part")
     values = image.dataobj if len(image.shape) == 3 else image.dataobj.reshape(shape)

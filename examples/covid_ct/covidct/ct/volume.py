@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -41,7 +41,8 @@ class VolumeCase:
     overshoot by a tenth. lungs: masks whose union is the lungs.
     intensity: HU, or HU [-1250, 250] already brought to 0..255. patient: shared by scans of one patient.
     slice: of the file's third axis, where every slice is a case of its own. placeholder_masks: the set has masks whose
-    header was never set, an identity: their voxels are the image's, in the order of its file.
+    header was never set, an identity: their voxels are the image's, in the order of its file. single: one slice is
+    volume enough.
     """
 
     name: str
@@ -54,6 +55,7 @@ class VolumeCase:
     patient: str
     slice: int | None = None
     placeholder_masks: bool = False
+    single: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +145,7 @@ def _load(case: VolumeCase) -> tuple[Volume, tuple[float, ...]]:
 
 def _open_image(case: VolumeCase) -> VolumeFile:
     file = _open(case.image, case)
-    if case.slice is None and 1 in file.grid.volume_shape:
+    if case.slice is None and not case.single and 1 in file.grid.volume_shape:
         shape = " x ".join(map(str, file.grid.volume_shape))
         raise InputError(f"{case.image} has one slice only (z y x {shape}); give a volume of at least two")
     return file
@@ -164,14 +166,18 @@ def _read_image(file: VolumeFile) -> tuple[NDArray[np.float32], list[str]]:
     native = file.grid.to_native(image)
     for part, slab in file.slabs():
         native[:, :, part] = slab
-        bad = slab.size - int(np.isfinite(slab).sum())
-        if bad:
-            where = f"{bad} in slices {part.start} to {part.stop - 1}"
-            raise InputError(f"{file.path} holds NaN or infinite voxels ({where}); replace the file")
+        _check_finite(file, part, slab)
     if image.min() == image.max():
         raise InputError(f"{file.path} is empty: every voxel is {image.min():g}; replace the file")
     wide = file.dtype.kind == "f" and file.dtype.itemsize > 4
     return image, [f"{file.path} is stored as {file.dtype}; read as float32"] if wide else []
+
+
+def _check_finite(file: VolumeFile, part: slice, slab: NDArray[Any]) -> None:
+    bad = slab.size - int(np.isfinite(slab).sum())
+    if bad:
+        where = f"{bad} in slices {part.start} to {part.stop - 1}"
+        raise InputError(f"{file.path} holds NaN or infinite voxels ({where}); replace the file")
 
 
 def _is_hu(case: VolumeCase, low: float, high: float) -> tuple[bool, list[str]]:
@@ -255,6 +261,7 @@ def _read_mask(file: VolumeFile, lesion: tuple[int, ...] | None = None) -> tuple
     native = file.grid.to_native(mask)
     labels: set[float] = set()
     for part, slab in file.slabs():
+        _check_finite(file, part, slab)
         native[:, :, part] = slab > 0.5 if lesion is None else np.isin(_rounded(slab), lesion)
         other = slab[slab != 0]
         labels.update(_rounded(np.unique(other).astype(np.float64)).tolist())

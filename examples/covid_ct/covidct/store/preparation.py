@@ -12,10 +12,10 @@ import numpy as np
 
 from covidct.ct.volume import CaseFacts, VolumeCase, load_volume, scan_case
 from covidct.errors import InputError
-from covidct.files import digest, entries
+from covidct.files import digest, entries, not_written, read_json
 from covidct.parallel import in_processes
 from covidct.store.preprocess import Spacing, preprocess, resampled_shape
-from covidct.store.store import FACTS, CaseStore, InputState, read_case, write_case
+from covidct.store.store import FACTS, REMAKE, CaseStore, InputState, read_case, write_case
 
 # Bytes of a preprocessed voxel on the disk: 2 before compression, and what is usual after it (0.4 for LUNG1-001).
 MOST_BYTES, USUAL_BYTES = 2.0, 0.6
@@ -41,6 +41,13 @@ class Outcome:
     name: str
     state: Literal["made", "kept", "repaired", "failed"]
     message: str = ""
+
+
+@dataclass(frozen=True)
+class _Scanned:
+    """Of a prepared case's facts, those that `scan_case` gave."""
+
+    facts: CaseFacts
 
 
 def survey(
@@ -163,8 +170,7 @@ def _scan(case: VolumeCase, root: Path) -> CaseFacts | str:
     try:
         present = _present(case, root)
         if present is not None and compare_inputs(present, case) == "same":
-            known = {name: tuple(value) if isinstance(value, list) else value for name, value in present.facts.items()}
-            return CaseFacts(**known)
+            return read_json(present.folder / FACTS, _Scanned, fix=REMAKE.format(present.folder)).facts
         return scan_case(replace(case, lungs=()))
     except InputError as error:
         return str(error)
@@ -194,7 +200,7 @@ def _prepare(case: VolumeCase, facts: CaseFacts, root: Path, spacing: Spacing) -
     except MemoryError:
         return Outcome(case.name, "failed", f"{case.image}: not enough memory; run again with fewer --workers")
     except OSError as error:
-        return Outcome(case.name, "failed", f"{case.name} cannot be written to {root} ({error.strerror}); free space")
+        return Outcome(case.name, "failed", not_written(root / case.name, error))
     return Outcome(case.name, "repaired" if known == "same" else "made")
 
 
