@@ -8,6 +8,7 @@ from pathlib import Path
 
 from covidct.errors import InputError
 
+DAMAGED = "it is damaged or cut short: replace the file"
 # Bytes at the start of a file that tell its kind.
 HEAD = 512
 # (where, which bytes, what a file is that has them there). A MetaImage has none: its header is text.
@@ -45,6 +46,7 @@ _REMEDY = {
     "7z archive": "a 7z archive; unpack it",
     "bzip2 file": "packed by bzip2; unpack it with bunzip2",
     "xz file": "packed by xz; unpack it with unxz",
+    "DICOM": "a DICOM file; export the slice as a picture, with the lung window, HU [-1250, 250] -> 0..255",
     "web page": "a web page, not the file that was asked for; download the file again",
     "PDF": "a PDF document; give the picture or volume itself",
 }
@@ -105,15 +107,13 @@ def check_content(path: Path, head: bytes, *expected: str) -> None:
         return
     if kind in _REMEDY:
         raise InputError(f"{path} is {_REMEDY[kind]}")
-    if kind == "DICOM":
-        raise InputError(f"{path} is a DICOM file by its content; give the folder of its series")
     name = path.name.split(".")[0] or "NAME"
     remedy = f"rename it to {name}{_SUFFIX[kind]}" if kind in _SUFFIX else "save it as one of the formats that are read"
     raise InputError(f"{path} is a {kind} file by its content, not what its name says; {remedy}")
 
 
 @contextmanager
-def reading(path: Path, remedy: str = "it is damaged or cut short: replace the file") -> Iterator[None]:
+def reading(path: Path, what: str = "", remedy: str = DAMAGED) -> Iterator[None]:
     """Around every call of a library that reads the file at `path`: whatever it raises becomes the file's InputError.
 
     What libraries raise for damaged files has no end (zlib.error, struct.error, OverflowError, RecursionError, ...),
@@ -126,12 +126,12 @@ def reading(path: Path, remedy: str = "it is damaged or cut short: replace the f
     except MemoryError:
         raise InputError(f"{path}: not enough memory to read it; free some, or read fewer files at a time") from None
     except Exception as error:
-        raise unreadable(path, last_line(error), remedy) from None
+        raise unreadable(path, last_line(error), what, remedy) from None
 
 
-def unreadable(path: Path, why: str, remedy: str = "it is damaged or cut short: replace the file") -> InputError:
-    """The error of a file that cannot be read."""
-    return InputError(f"{path} cannot be read ({why}); {remedy}")
+def unreadable(path: Path, why: str, what: str = "", remedy: str = DAMAGED) -> InputError:
+    """The error of a file that cannot be read, or not as what it should be (" as a picture")."""
+    return InputError(f"{path} cannot be read{what} ({why}); {remedy}")
 
 
 def last_line(error: Exception) -> str:
