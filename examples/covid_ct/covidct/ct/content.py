@@ -11,6 +11,7 @@ from covidct.errors import InputError
 DAMAGED = "it is damaged or cut short: replace the file"
 # Bytes at the start of a file that tell its kind.
 HEAD = 512
+_LONGEST_REASON = 160
 # (where, which bytes, what a file is that has them there). A MetaImage has none: its header is text.
 _MAGIC = (
     (0, b"version https://git-lfs.github.com/", "Git LFS pointer"),
@@ -137,7 +138,9 @@ def unreadable(path: Path, why: str, what: str = "", remedy: str = DAMAGED) -> I
 def last_line(error: Exception) -> str:
     """What `error` says, without the lines of code that libraries put before it."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return text.strip().splitlines()[-1] if text.strip() else type(error).__name__
+    last = text.strip().splitlines()[-1] if text.strip() else type(error).__name__
+    # Some show the bytes that they could not read, and no file needs more than this.
+    return last if len(last) <= _LONGEST_REASON else f"{last[:_LONGEST_REASON]}..."
 
 
 def _absent(path: Path, error: OSError | ValueError) -> InputError:

@@ -9,6 +9,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from covidct.ct.content import check_fetched, check_path, head_of, kind_of, reading, unreadable
+from covidct.ct.dicom_elements import check_lengths, storage_of
 from covidct.ct.grid import check_memory, skew_of
 from covidct.errors import InputError
 from covidct.files import entries
@@ -47,9 +48,9 @@ def read_series(folder: Path) -> tuple[Any, NDArray[np.float64]]:
         names = reader.GetGDCMSeriesIDs(str(folder))
         series = {name: list(reader.GetGDCMSeriesFileNames(str(folder), name)) for name in names}
     listed = {Path(file).name for files in series.values() for file in files}
-    if lost := sorted(whole - listed):
-        raise unreadable(folder / lost[0], "it has the mark of a CT slice and no series")
     files = _only_series(folder, series, frames)
+    if lost := sorted(whole - listed):
+        raise unreadable(folder / lost[0], "it is called or marked as a slice, and no series is found in it")
     positions, normals = _placed(folder, files)
     with reading(folder):
         reader.SetFileNames(files)
@@ -65,14 +66,14 @@ def check_no_slice(path: Path, head: bytes) -> None:
     """InputError if `path` is a DICOM file by its first bytes: one slice of a series, or one that holds many frames."""
     if kind_of(head) != "DICOM":
         return
-    storage = _storage_of(head)
+    storage = storage_of(head).removeprefix(_STORAGE)
     if storage in _FRAMES:
         raise _of_frames(path, _FRAMES[storage])
     raise InputError(f"{path} is one file of a DICOM series by its content; give the folder of the whole series")
 
 
 def _look_through(folder: Path) -> tuple[dict[str, str], set[str]]:
-    """Names of the files in `folder` that hold many frames, with what they are, and of those that are a CT slice.
+    """Names of the files in `folder` that hold many frames, with what they are, and of those that should be slices.
 
     GDCM opens every file there, and would wait at a named pipe for ever or leave out what it cannot read.
     """
@@ -83,11 +84,13 @@ def _look_through(folder: Path) -> tuple[dict[str, str], set[str]]:
             continue
         head = head_of(path)
         check_fetched(path, head)
-        storage = _storage_of(head)
+        storage = storage_of(head).removeprefix(_STORAGE)
         if storage in _FRAMES:
             frames[path.name] = _FRAMES[storage]
-        elif storage == _CT:
+        elif storage == _CT or (path.suffix.lower() == ".dcm" and not path.name.startswith(".")):
             slices.add(path.name)
+        if kind_of(head) == "DICOM":
+            check_lengths(path)
     return frames, slices
 
 
@@ -163,15 +166,6 @@ def _along(
             f"{np.linalg.norm(off, axis=1).max():.1f} mm off; give the files of one scan, or resample it"
         )
     return followed
-
-
-def _storage_of(head: bytes) -> str:
-    """The storage class that the first bytes of a DICOM file name, without what all of images begin with."""
-    mark = head.find(b"\x02\x00\x02\x00UI", 132)
-    if kind_of(head) != "DICOM" or mark < 0:
-        return ""
-    length = int.from_bytes(head[mark + 6 : mark + 8], "little")
-    return head[mark + 8 : mark + 8 + length].rstrip(b"\0 ").decode("ascii", "replace").removeprefix(_STORAGE)
 
 
 def _of_frames(path: Path, what: str) -> InputError:

@@ -41,7 +41,7 @@ def read_picture(path: Path) -> NDArray[np.float32]:
             f"{path} is a 16-bit picture with values up to {pixels.max()} only, raw scanner values it seems; "
             "save it with the lung window, HU [-1250, 250] -> 0..255 (8 bits) or 0..65535 (16 bits)"
         )
-    return pixels.astype(np.float32) / 257
+    return pixels.astype(np.float32) / np.float32(257)
 
 
 def predict_probability(
