@@ -21,7 +21,9 @@ def hu() -> np.ndarray:
     return values
 
 
-def write_file(path: Path, values: np.ndarray, number: int, tags: dict[str, str], storage: str = CT) -> None:
+def write_file(
+    path: Path, values: np.ndarray, number: int, tags: dict[str, str], storage: str = CT, packed: bool = False
+) -> None:
     image = sitk.GetImageFromArray(np.ascontiguousarray(values.T))
     image.SetSpacing((2, 2, 3))
     own = {
@@ -36,23 +38,25 @@ def write_file(path: Path, values: np.ndarray, number: int, tags: dict[str, str]
         image.SetMetaData(tag, value)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
+    writer.SetUseCompression(packed)
     writer.SetFileName(str(path))
     writer.Execute(image)
 
 
-def write_series(folder: Path, hu: np.ndarray, positions, rows="1\\0\\0\\0\\1\\0") -> Path:
+def write_series(folder: Path, hu: np.ndarray, positions, rows="1\\0\\0\\0\\1\\0", packed=False) -> Path:
     folder.mkdir()
     for k, (x, y, z) in enumerate(positions):
         turn = rows if isinstance(rows, str) else rows[k]
         tags = {"0020|0032": f"{x:g}\\{y:.6g}\\{z:g}", "0020|0037": turn}
-        write_file(folder / f"{k}.dcm", hu[:, :, k : k + 1], k, tags)
+        write_file(folder / f"{k}.dcm", hu[:, :, k : k + 1], k, tags, packed=packed)
     return folder
 
 
-def test_upright_series(tmp_path, hu):
-    volume = load_volume(
-        VolumeCase("a", write_series(tmp_path / "a", hu, [(5, 6, 3 * k) for k in range(8)]), *[None] * 3, (), "hu", "a")
-    )
+# Packed slices have explicit representations, and pixels of undefined length.
+@pytest.mark.parametrize("packed", [False, True])
+def test_upright_series(tmp_path, hu, packed):
+    folder = write_series(tmp_path / "a", hu, [(5, 6, 3 * k) for k in range(8)], packed=packed)
+    volume = load_volume(VolumeCase("a", folder, None, None, None, (), "hu", "a"))
     assert volume.spacing == (3, 2, 2)
     assert volume.notes == ()
     np.testing.assert_allclose(volume.grid.affine, [[-2, 0, 0, -5], [0, -2, 0, -6], [0, 0, 3, 0], [0, 0, 0, 1]])
@@ -166,4 +170,17 @@ def test_cut_short_and_claims(tmp_path, hu):
     place = content.index(b"CT", content.index(b"\x08\x00\x60\x00"))
     (folder / "7.dcm").write_bytes(content[: place - 4] + b"\xff\xff\xff\x7f" + content[place:])
     with pytest.raises(InputError, match=r"7\.dcm cannot be read \(its element at byte \d+ claims 2,147,483,647 bytes"):
+        open_volume(folder)
+
+
+def test_representation_that_is_none(tmp_path, hu):
+    folder = write_series(tmp_path / "a", hu, [(0, 0, 3 * k) for k in range(8)])
+    content = bytearray((folder / "7.dcm").read_bytes())
+    # Of the storage class: GDCM then takes these two letters for a part of a length.
+    place = content.index(b"\x02\x00\x02\x00UI")
+    content[place + 4] = ord("W")
+    (folder / "7.dcm").write_bytes(content)
+    with pytest.raises(
+        InputError, match=rf"7\.dcm cannot be read \(its element at byte {place} claims [\d,]+ bytes, and t"
+    ):
         open_volume(folder)

@@ -9,6 +9,7 @@ from covidct.ct.content import kind_of, reading, unreadable
 _FIRST, _REACH = 132, 2**16
 # Value representations whose length has four bytes.
 _LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+_SHORT = tuple(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 _UNDEFINED = 2**32 - 1
 _IMPLICIT, _BIG, _DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 
@@ -42,7 +43,8 @@ def check_lengths(path: Path) -> None:
 
 def _header(element: bytes, order: str, *, explicit: bool) -> tuple[int, int]:
     """How many bytes the header of an element takes, and how many it says that the value takes."""
-    if not explicit:
+    # GDCM takes an element without a known representation for one of the implicit kind.
+    if not explicit or element[4:6] not in (*_LONG, *_SHORT):
         return 8, int(struct.unpack_from(f"{order}I", element, 4)[0])
     if element[4:6] in _LONG:
         return 12, int(struct.unpack_from(f"{order}I", element, 8)[0])
