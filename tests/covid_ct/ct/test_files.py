@@ -139,14 +139,22 @@ def test_packed_nifti_in_several_parts(tmp_path, values):
         read(tmp_path / "a.nii.gz")
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RecursionError(), OverflowError("much"), struct.error("odd")])
-def test_whatever_a_reader_raises_is_the_files_error(tmp_path, values, monkeypatch, error):
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), ": not enough memory to read it; free some"),
+        (RecursionError(), r" cannot be read \(RecursionError\); it is damaged"),
+        (OverflowError("one line\nand more"), r" cannot be read \(and more\); it is damaged"),
+        (struct.error("odd" * 100), r" cannot be read \((odd){53}o\.\.\.\); it is damaged"),
+    ],
+)
+def test_whatever_a_reader_raises_is_the_files_error(tmp_path, values, monkeypatch, error, message):
     def fail(*args):
         raise error
 
     path = save_nifti(tmp_path / "a.nii", values)
     monkeypatch.setattr(nifti.nib.Nifti1Image, "from_file_map", fail)
-    with pytest.raises(InputError, match=r"a\.nii(: not enough memory to read it| cannot be read \()"):
+    with pytest.raises(InputError, match=rf"a\.nii{message}"):
         open_volume(path)
 
 
@@ -217,6 +225,19 @@ def test_packed_metaimage_that_does_not_say_its_length(tmp_path, values, voxels)
     (tmp_path / "a.mha").write_bytes(header + bytes(content))
     with pytest.raises(InputError, match=r"a\.mha cannot be read \("):
         read(tmp_path / "a.mha")
+
+
+def test_checksums_of_packed_nrrd_and_metaimage_are_compared(tmp_path, voxels):
+    packed = bytearray(gzip.compress(voxels))
+    packed[-8] ^= 1
+    (tmp_path / "a.nrrd").write_bytes(NRRD.replace("raw", "gzip").encode() + b"\n" + packed)
+    packed = bytearray(zlib.compress(voxels))
+    packed[-1] ^= 1
+    header = META.replace("CompressedData = False", "CompressedData = True").encode()
+    (tmp_path / "a.mha").write_bytes(header + packed)
+    for name, message in (("a.nrrd", "CRC check failed"), ("a.mha", "incorrect data check")):
+        with pytest.raises(InputError, match=rf"{name} cannot be read \(.*{message}"):
+            read(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -437,6 +458,19 @@ def test_slices_that_are_shifted_within_their_plane(tmp_path, suffix):
         "its axes are up to 30.0 degrees off right angles, as by a gantry's tilt; taken as they lie, slices 3 mm"
         in note
     )
+
+
+def test_spacing_of_a_turned_and_tilted_grid(tmp_path):
+    # Slices 2.5 mm apart, shifted by 1 mm along their rows, in a body that lies turned by 10 and 15 degrees.
+    affine = np.diag([0.7, 0.9, 2.5, 1.0])
+    affine[0, 2] = 1
+    for axes, degrees in (((0, 1), 10), ((1, 2), 15)):
+        turn, (c, s) = np.eye(4), (np.cos(np.radians(degrees)), np.sin(np.radians(degrees)))
+        turn[np.ix_(axes, axes)] = [[c, -s], [s, c]]
+        affine = turn @ affine
+    grid = open_volume(save_nifti(tmp_path / "a.nii", np.zeros(SHAPE, np.int16), affine)).grid
+    assert grid.spacing == pytest.approx((2.5, 0.9, 0.7), rel=1e-5)
+    assert grid.skew == pytest.approx(np.degrees(np.arctan(1 / 2.5)), rel=1e-4)
 
 
 def test_spacing_of_axes_in_another_order(tmp_path):
