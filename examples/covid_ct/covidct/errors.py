@@ -13,6 +13,10 @@ T = TypeVar("T")
 class InputError(ValueError):
     """A file or argument that cannot be used; the message names it, what came, what was expected, the fix."""
 
+    def __str__(self) -> str:
+        # Names of files may hold bytes that are no text, which no screen or file takes.
+        return super().__str__().encode("utf-8", "backslashreplace").decode("utf-8")
+
 
 def exit_on_input_error(main: Callable[[], T]) -> T:
     """Call `main` and return what it returns; an `InputError` becomes one message on stderr and exit code 2.

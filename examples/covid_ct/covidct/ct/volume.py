@@ -1,5 +1,7 @@
 """One CT volume with its lesion mask: loading it so that every fault has one clear message, and facts about it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -8,7 +10,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from covidct.ct.files import Grid, VolumeFile, open_volume
+from covidct.ct.files import VolumeFile, open_volume
+from covidct.ct.grid import Grid, check_memory
 from covidct.errors import InputError
 
 __all__ = [
@@ -99,12 +102,14 @@ def load_volume(case: VolumeCase) -> Volume:
     affine; if the image has one slice (and is not a slice by itself), NaN, one value, or is neither HU nor 0..255; if
     a mask has another shape, lies elsewhere, or holds a value that is not allowed.
     """
-    return _load(case)[0]
+    with _in_memory(case):
+        return _load(case)[0]
 
 
 def scan_case(case: VolumeCase) -> CaseFacts:
     """Facts about `case`, which is read whole for them; errors as `load_volume`."""
-    volume, labels = _load(case)
+    with _in_memory(case):
+        volume, labels = _load(case)
     millilitres = None if volume.mask is None else float(volume.mask.sum()) * float(np.prod(volume.spacing)) / 1000
     z, y, x = volume.image.shape
     return CaseFacts(case.name, (z, y, x), volume.spacing, labels, millilitres, volume.hu, volume.notes)
@@ -112,19 +117,29 @@ def scan_case(case: VolumeCase) -> CaseFacts:
 
 def load_mask(path: Path, volume: Volume) -> NDArray[np.bool_]:
     """The mask in file `path`, whose voxels are those of `volume`; InputError if they are not, or as `load_volume`."""
-    return _read_mask(_beside(path, volume.case, volume.grid))[0]
+    with _in_memory(volume.case):
+        return _read_mask(_beside(path, volume.case, volume.grid))[0]
 
 
 def check_case(case: VolumeCase) -> None:
     """Open the image of `case` and read its mask, for faults that show without the image's values; as `load_volume`."""
-    file = _open_image(case)
-    if case.mask is not None:
-        _read_lesion(case.mask, case, file.grid)
+    with _in_memory(case):
+        file = _open_image(case)
+        if case.mask is not None:
+            _read_lesion(case.mask, case, file.grid)
 
 
 def to_window(hu: NDArray[np.floating] | NDArray[np.integer]) -> NDArray[np.float32]:
     """HU clipped to [-1250, 250] and brought to 0..255, as a new float32 array."""
     return _window(np.array(hu, dtype=np.float32))
+
+
+@contextmanager
+def _in_memory(case: VolumeCase) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        raise InputError(f"{case.image}: not enough memory to read it; free some, or take fewer --workers") from None
 
 
 def _load(case: VolumeCase) -> tuple[Volume, tuple[float, ...]]:
@@ -138,6 +153,11 @@ def _load(case: VolumeCase) -> tuple[Volume, tuple[float, ...]]:
         own = _read_mask(_beside(path, case, file.grid))[0]
         lungs = own if lungs is None else np.logical_or(lungs, own, out=lungs)
     image, notes = _read_image(file)
+    if file.grid.skew:
+        notes.append(
+            f"{case.image}: its axes are up to {file.grid.skew:.1f} degrees off right angles, as by a gantry's tilt; "
+            f"taken as they lie, slices {file.grid.spacing[0]:.4g} mm apart"
+        )
     hu, said = _is_hu(case, float(image.min()), float(image.max()))
     image = _window(image) if hu else np.clip(image, 0, 255, out=image)
     return Volume(case, image, hu, file.grid.spacing, mask, lungs, file.grid, (*notes, *said, *of_mask)), labels
@@ -148,6 +168,7 @@ def _open_image(case: VolumeCase) -> VolumeFile:
     if case.slice is None and not case.single and 1 in file.grid.volume_shape:
         shape = " x ".join(map(str, file.grid.volume_shape))
         raise InputError(f"{case.image} has one slice only (z y x {shape}); give a volume of at least two")
+    check_memory(case.image, file.grid.shape)
     return file
 
 

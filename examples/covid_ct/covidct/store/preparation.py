@@ -14,6 +14,7 @@ from covidct.ct.volume import CaseFacts, VolumeCase, load_volume, scan_case
 from covidct.errors import InputError
 from covidct.files import digest, entries, not_written, read_json
 from covidct.parallel import in_processes
+from covidct.parallel import total_memory as total_memory
 from covidct.store.preprocess import Spacing, preprocess, resampled_shape
 from covidct.store.store import FACTS, REMAKE, CaseStore, InputState, read_case, write_case
 
@@ -93,14 +94,6 @@ def fitting_workers(cases: int, worker_bytes: int) -> int:
 def usable_processors() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def total_memory() -> int:
-    """Bytes of memory of this machine; where it cannot be known, so much that nothing is limited by it."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return 2**62
 
 
 def check_disk(root: Path, need: Needs) -> int:
