@@ -7,6 +7,7 @@ in the folder is run, and no name outside the tables of `relcons.networks` is bu
 
 import json
 import os
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -123,25 +124,16 @@ def _is_rebuilt(model: Any, config: dict[str, Any]) -> bool:
     Its parts are compared, since a second model would run its trial passes and copy its encoders for nothing. On the
     meta device no weights are drawn; encoders that read numbers while they are built (MiT's) cannot be built there.
     """
-    return any(_has_layers_of(model, config, device) for device in ("meta", "cpu"))
-
-
-def _has_layers_of(model: Any, config: dict[str, Any], device: str) -> bool:
-    options = config["options"]
-    try:
-        with torch.random.fork_rng(devices=[]), torch.device(device):
+    options, encoders = config["options"], [model.target_encoder, *model.general_encoders]
+    own = [*encoders, model.fusion, model.decoder, model.head, model.classification_head]
+    for device in ("meta", "cpu"):
+        with suppress(ValueError), torch.random.fork_rng(devices=[]), torch.device(device):
             parts = split_unet(_named_network(config["network"], Path(CONFIG)))
-            fusion, decoder = build_fusion(parts, options["fusion"], options["fuse_levels"], options["generals"])
-    except ValueError:
-        return False
-    pairs = [
-        *((encoder, parts.encoder) for encoder in (model.target_encoder, *model.general_encoders)),
-        (model.fusion, fusion),
-        (model.decoder, decoder),
-        (model.head, parts.head or nn.Identity()),
-        (model.classification_head, parts.classification_head),
-    ]
-    return all(_layers(own) == _layers(rebuilt) for own, rebuilt in pairs)
+            fused = build_fusion(parts, options["fusion"], options["fuse_levels"], options["generals"])
+            heads = [parts.head or nn.Identity(), parts.classification_head]
+            if [*map(_layers, own)] == [*map(_layers, [*[parts.encoder] * len(encoders), *fused, *heads])]:
+                return True
+    return False
 
 
 def _layers(module: nn.Module | None) -> tuple[str, dict[str, torch.Size]]:
@@ -165,7 +157,8 @@ def _build(config: dict[str, Any], file: Path, cls: type[Any], net: Any, general
             model = cls(net, general=general, **options)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{file} does not fit its network or net: {error}") from None
-    _set_deep_supervision(model, config["deep_supervision"])
+    if isinstance(config["deep_supervision"], bool) and hasattr(model.decoder, "deep_supervision"):
+        model.decoder.deep_supervision = config["deep_supervision"]
     return model
 
 
@@ -179,11 +172,6 @@ def _named_network(network: Any, file: Path) -> nn.Module:
             f"{file}: its network cannot be built ({type(error).__name__}: {error}); the file is damaged or of another "
             "version of that library; build the network yourself and pass it as net="
         ) from error
-
-
-def _set_deep_supervision(model: Any, value: Any) -> None:
-    if isinstance(value, bool) and hasattr(model.decoder, "deep_supervision"):
-        model.decoder.deep_supervision = value
 
 
 def _own_class(cls: type[Any]) -> type[Any]:

@@ -28,7 +28,7 @@ from relcons.networks.monai_modules import (
     SwinUNETREncoder,
     UpPath,
 )
-from relcons.parts.layers import first_convolution, reset_parameters, small_inputs, take_channels
+from relcons.parts.layers import first_convolution, in_place_of, reset_parameters, small_inputs, take_channels
 from relcons.parts.parts import Extra, UNetParts, wider
 from relcons.parts.reach import evaluating, probe
 
@@ -253,11 +253,5 @@ def _rebuilt_backbone(net: FlexibleUNet) -> nn.Module:
     backbone = FLEXUNET_BACKBONE.register_dict[net.backbone]
     # The table keeps the arguments of the network built last.
     own = {"spatial_dims": net.spatial_dims, "in_channels": first_convolution(net.encoder).in_channels}
-    encoder: nn.Module = backbone["type"](**{**backbone["parameter"], **own, "pretrained": False})
-    if repr(encoder) != repr(net.encoder):
-        raise ValueError(
-            f'general="reset": the backbone that {net.backbone!r} names is not like net\'s, which was changed after it '
-            'was built; pass an encoder as general=, or use general="copy"'
-        )
-    like = next(net.encoder.parameters())
-    return encoder.to(like.device, like.dtype).train(net.encoder.training)
+    built = backbone["type"](**{**backbone["parameter"], **own, "pretrained": False})
+    return in_place_of(net.encoder, built, f"the backbone {net.backbone!r}")

@@ -13,6 +13,7 @@ from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.base.initialization import initialize_decoder
 from torch import Tensor, nn
 
+from relcons.parts.layers import in_place_of
 from relcons.parts.parts import Extra, UNetParts, wider
 
 __all__ = ["SmpParts", "build", "describe", "split"]
@@ -129,14 +130,7 @@ class SmpParts(UNetParts):
                 'pretrained ones; pass an encoder as general=, or use general="copy"'
             )
         config["encoder_weights"] = None
-        encoder: nn.Module = type(self.net)(**config).encoder
-        if repr(encoder) != repr(self.encoder):
-            raise ValueError(
-                f'general="reset": the encoder that {type(self.net).__name__}(**net.config) builds is not like '
-                'net\'s, which was changed after it was built; pass an encoder as general=, or use general="copy"'
-            )
-        like = next(self.encoder.parameters())
-        return encoder.to(like.device, like.dtype).train(self.encoder.training)
+        return in_place_of(self.encoder, type(self.net)(**config).encoder, f"{type(self.net).__name__}(**net.config)")
 
 
 def split(net: SegmentationModel) -> UNetParts:

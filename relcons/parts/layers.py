@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["first_convolution", "reset_parameters", "small_inputs", "take_channels"]
+__all__ = ["first_convolution", "in_place_of", "reset_parameters", "small_inputs", "take_channels"]
+
+_OTHERWISE = 'pass a freshly built encoder as general=, or use general="copy"'
 
 
 def first_convolution(module: nn.Module) -> Any:
@@ -39,7 +41,6 @@ def reset_parameters(
 
     ``own``: what resets layers of these classes, which have no such method.
     """
-    fix = 'pass a freshly built encoder as general=, or use general="copy"'
     own = own or {}
     with torch.no_grad():
         for parameter in module.parameters():
@@ -53,10 +54,21 @@ def reset_parameters(
         elif next(layer.parameters(recurse=False), None) is not None:
             raise ValueError(
                 f'general="reset": layer {name!r} ({type(layer).__name__}) holds parameters and has no '
-                f"reset_parameters(); {fix}"
+                f"reset_parameters(); {_OTHERWISE}"
             )
     for name, parameter in module.named_parameters():
         if (
             not parameter.is_meta and parameter.isnan().any()
         ):  # spectral norm, for one, computes the weight that reset_parameters() writes
-            raise ValueError(f'general="reset": reset_parameters() does not reach {name!r}; {fix}')
+            raise ValueError(f'general="reset": reset_parameters() does not reach {name!r}; {_OTHERWISE}')
+
+
+def in_place_of(encoder: nn.Module, built: nn.Module, by: str) -> nn.Module:
+    """``built`` where and as ``encoder`` is; ValueError, naming what it was built ``by``, unless it has its layers."""
+    if repr(built) != repr(encoder):
+        raise ValueError(
+            f'general="reset": the encoder that {by} builds is not like net\'s, which was changed after it was built; '
+            f"{_OTHERWISE}"
+        )
+    like = next(encoder.parameters())
+    return built.to(like.device, like.dtype).train(encoder.training)

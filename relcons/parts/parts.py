@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -119,19 +118,10 @@ class UNetParts:
 
     @staticmethod
     def segment(batches: list[Tensor], encode: Encode, fuse: Fuse, decoder: nn.Module, head: nn.Module) -> Segmented:
-        """The network's pass: encode every batch, fuse the maps of the first, decode them.
+        """The network's pass: outputs of the first batch, and the target encoder's maps of every batch.
 
-        A model keeps this function and none of the parts' other attributes.
-
-        Args:
-            batches: images to segment, and others of which only the maps are wanted.
-            encode: maps of every batch by the target encoder.
-            fuse: takes the first batch's maps and gives what the decoder takes.
-            decoder: the parts' own, or the wider one.
-            head: the parts' own, or the identity.
-
-        Returns:
-            Outputs of the first batch, and the target encoder's maps of every batch.
+        ``encode`` gives the maps of batches, ``fuse`` makes of the first's what ``decoder`` takes. A model keeps
+        this function and not the parts.
         """
         maps = encode(batches)
         return head(decoder(fuse(maps[0]))), maps
@@ -231,16 +221,12 @@ class NestedParts(UNetParts):
     @staticmethod
     def segment(batches: list[Tensor], encode: Encode, fuse: Fuse, decoder: nn.Module, head: nn.Module) -> Segmented:
         """One pass of the whole network, inside which alone the bottleneck exists, to be fused there."""
-        output, bottleneck = decoder(batches[0], partial(_fuse_alone, fuse))
+        output, bottleneck = decoder(batches[0], lambda bottleneck: fuse([bottleneck])[0])
         return head(output), [[bottleneck], *encode(batches[1:])]
 
     def copied_encoder(self) -> nn.Module:
         """Encoder that holds all that it runs."""
         return copy.deepcopy(self.cut.general)
-
-
-def _fuse_alone(fuse: Fuse, bottleneck: Tensor) -> Tensor:
-    return fuse([bottleneck])[0]
 
 
 def wider(channels: Sequence[int], extra: Extra) -> tuple[int, ...]:

@@ -224,7 +224,7 @@ def test_changed_backbone_is_not_reset() -> None:
     net = monai_net("FlexibleUNet")
     net.encoder.layer1[0].act = nn.GELU()
     with pytest.raises(
-        ValueError, match=re.escape("general=\"reset\": the backbone that 'resnet10' names is not like")
+        ValueError, match=re.escape("general=\"reset\": the encoder that the backbone 'resnet10' builds is not like")
     ):
         DualEncoderUNet(net, general="reset")
     assert isinstance(DualEncoderUNet(net).general_encoder.layer1[0].act, nn.GELU)

@@ -148,7 +148,7 @@ def test_changed_encoder_is_not_reset() -> None:
     net.encoder.model.layer1 = nn.Sequential(net.encoder.model.layer1, nn.GELU())
     message = (
         'general="reset": the encoder that Unet(**net.config) builds is not like net\'s, which was changed '
-        'after it was built; pass an encoder as general=, or use general="copy"'
+        'after it was built; pass a freshly built encoder as general=, or use general="copy"'
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         DualEncoderUNet(net, general="reset")
