@@ -12,8 +12,9 @@ from rich.text import Text
 from covidct.errors import InputError
 from covidct.run.config import FOLDS, Config
 from covidct.run.groups import groups, label, names
+from covidct.run.statistics import Summary
 from covidct.volumes.evaluation import Failed, ScoredVolume
-from covidct.volumes.metrics import MEASURES, Summary
+from covidct.volumes.metrics import MEASURES
 from covidct.volumes.segmentation import Settings
 from covidct.volumes.tables import FoldTable, join_folds, protocol, summaries, summary_json, write_tables
 

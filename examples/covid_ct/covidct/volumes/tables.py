@@ -11,9 +11,10 @@ from typing import Any
 from covidct.errors import InputError
 from covidct.files import write_text
 from covidct.run.config import Config
+from covidct.run.statistics import Summary, over_cases, summarise
 from covidct.slices.evaluation import CSV, JSON, NAMED
 from covidct.volumes.evaluation import Failed, ScoredVolume
-from covidct.volumes.metrics import MEASURES, Summary, over_cases, summarise
+from covidct.volumes.metrics import MEASURES
 from covidct.volumes.records import without_nan
 from covidct.volumes.segmentation import Settings
 
