@@ -75,6 +75,21 @@ def case_means(values: Sequence[tuple[str, float]]) -> dict[str, float]:
     return {name: summarise(found).mean for name, found in cases.items()}
 
 
+def number(value: float) -> str:
+    """Three decimals; - for a score that does not exist."""
+    return f"{value:.3f}" if value == value else "-"
+
+
+def spread(found: Summary) -> str:
+    """mean±deviation."""
+    return f"{number(found.mean)}±{number(found.deviation)}"
+
+
+def counted(found: Summary) -> str:
+    """How many values there are, and how many were left out because there was nothing to find and nothing found."""
+    return f"{found.count} (+{found.empty} empty)" if found.empty else str(found.count)
+
+
 def compare(first: ArrayLike, second: ArrayLike, *, seed: int = 0) -> Paired:
     """Compare two systems on the same images; pairs with a NaN are left out.
 

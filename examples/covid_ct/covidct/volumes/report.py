@@ -12,7 +12,7 @@ from rich.text import Text
 from covidct.errors import InputError
 from covidct.run.config import FOLDS, Config
 from covidct.run.groups import groups, label, names
-from covidct.run.statistics import Summary
+from covidct.run.statistics import Summary, counted, number, spread
 from covidct.volumes.evaluation import Failed, ScoredVolume
 from covidct.volumes.metrics import MEASURES
 from covidct.volumes.segmentation import Settings
@@ -129,21 +129,6 @@ def write_folds(folder: Path, rows: Sequence[FoldRow], *, by_patient: bool = Fal
     ]
     cells = [_csv(row) | protocol(row.settings, by_patient=by_patient) for row in rows]
     write_tables(folder / FOLDS_JSON, content, folder / FOLDS_CSV, cells)
-
-
-def number(value: float) -> str:
-    """Three decimals; - for a score that does not exist."""
-    return f"{value:.3f}" if value == value else "-"
-
-
-def spread(found: Summary) -> str:
-    """mean±deviation."""
-    return f"{number(found.mean)}±{number(found.deviation)}"
-
-
-def counted(found: Summary) -> str:
-    """How many values there are, and how many were left out because there was nothing to find and nothing found."""
-    return f"{found.count} (+{found.empty} empty)" if found.empty else str(found.count)
 
 
 def _json(found: dict[str, Summary]) -> dict[str, Any]:
