@@ -9,13 +9,15 @@ from covidct.errors import InputError, exit_on_input_error
 from covidct.run.config import read_config
 from covidct.run.paper import TABLES, TableName
 from covidct.run.report import make_report
-from covidct.run.report_files import explanations, grids, heading, screen, write_report
+from covidct.run.report_files import screen, write_report
+from covidct.run.report_text import explanations, grids, title
 from covidct.run.rows import assign
 from covidct.run.scores import LISTED, kind_of, run_scores
 from covidct.slices.evaluation import JSON, make_output, read_metrics
 from rich.console import Console
 
 FILE_WIDTH = 200
+TABLES_FOLDER = Path("tables")
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Arguments:
     table: TableName
     """Table of the paper."""
     output: Path | None = None
-    """Folder for the files; the one that holds the first run by default."""
+    """Folder for the files; tables by default, beside train.py's runs."""
 
 
 def main() -> None:
@@ -43,7 +45,8 @@ def main() -> None:
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
         console.width = FILE_WIDTH
-    runs = list({run.resolve(): run for run in arguments.runs}.values())
+    # Files are what runs/* finds beside the runs, such as evaluate.py's folds.csv.
+    runs = list({run.resolve(): run for run in arguments.runs if not run.is_file()}.values())
     if not runs:
         raise InputError("no RUN was given; name the run folders that the table is made of")
     table = TABLES[arguments.table]
@@ -55,13 +58,14 @@ def main() -> None:
         for run in found
     }
     report = make_report(table, rows, scores)
-    folder = arguments.output or runs[0].resolve().parent
+    folder = arguments.output or TABLES_FOLDER
     make_output(folder)
     written = write_report(folder, report)
-    console.print(heading(report), soft_wrap=True)
+    console.print(title(report), style="bold", soft_wrap=True)
     for grid in grids(report):
         console.print(screen(grid))
-    for line in (*explanations(report), *report.notes, f"Written to {', '.join(map(str, written))}"):
+    names = ", ".join(path.name for path in written)
+    for line in (*explanations(report), *report.notes, *rows.left_out, f"Written to {folder}: {names}"):
         console.print(line, soft_wrap=True)
 
 

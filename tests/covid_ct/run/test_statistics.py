@@ -74,6 +74,13 @@ def test_signed_ranks_by_hand(differences, statistic, p):
     assert (found.wilcoxon, found.wilcoxon_p) == (statistic, pytest.approx(p))
 
 
+def test_ranks_do_not_hang_on_the_last_bit():
+    # 0.8 - 0.7 and 0.6 - 0.5 differ by rounding, as 0.1 + 0.2 and 0.3 do.
+    assert compare([0.8, 0.6, 0.3, 0.9], [0.7, 0.5, 0.1, 0.3]).wilcoxon_p == compare([1, 1, 2, 6], [0] * 4).wilcoxon_p
+    zero = compare([0.1 + 0.2, 0.5, 0.9, 0.7], [0.3, 0.4, 0.5, 0.1])
+    assert zero.wilcoxon_p == compare([0, 1, 4, 6], [0] * 4).wilcoxon_p
+
+
 def test_pairs_with_nan_are_left_out():
     with_nan = compare([0.2, NAN, 0.6, 0.9, 0.5], [0.1, 0.3, 0.3, 0.7, NAN])
     assert with_nan == compare([0.2, 0.6, 0.9], [0.1, 0.3, 0.7])

@@ -68,6 +68,10 @@ class PaperTable:
     gain: bool
     note: str
 
+    def row(self, title: str) -> PaperRow:
+        """The row of that title."""
+        return next(row for row in self.rows if row.title == title)
+
 
 def _volume(dsc: str, nsd: str) -> dict[str, Figure]:
     """Figures of a row as Tables III and IV print them: five folds, mean±deviation."""

@@ -111,10 +111,9 @@ def make_report(table: PaperTable, rows: Rows, scores: Mapping[Path, RunScores])
         ),
         notes=(
             *published_notes(table, kind, runs),
-            *missing(by_title, by_fold=by_fold),
+            *missing(by_title, _title(table.row(table.reference), kind), by_fold=by_fold),
             *uncommon(by_title, _pairs(table, filled)),
             *differing(by_title),
-            *rows.left_out,
         ),
     )
 

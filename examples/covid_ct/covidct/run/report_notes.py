@@ -45,10 +45,12 @@ def published_notes(table: PaperTable, kind: Kind, runs: Sequence[RunScores]) ->
     return notes
 
 
-def missing(rows: Filled, *, by_fold: bool) -> list[str]:
+def missing(rows: Filled, reference: str, *, by_fold: bool) -> list[str]:
     """Rows without runs, seeds without all folds, folds without all volumes."""
     empty = [title for title, runs in rows.items() if not runs]
     notes = [f"Incomplete: no runs of {', '.join(empty)}."] if empty else []
+    if reference in empty:
+        notes.append(f"No differences: every row is compared with {reference}, which has no runs.")
     for title, runs in rows.items():
         for seed in sorted({one.config.seed for one in runs}):
             found = {one.config.fold: one for one in runs if one.config.seed == seed}

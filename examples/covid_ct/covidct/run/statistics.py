@@ -17,7 +17,7 @@ LEVEL, POWER = 0.05, 0.8
 CONFIDENCE = 1 - LEVEL
 RESAMPLES = 9999
 # Scores lie in [0, 1]; a spread below this is rounding.
-NO_SPREAD = 1e-12
+NO_SPREAD, ROUNDED = 1e-12, 12
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ def compare(first: ArrayLike, second: ArrayLike, *, seed: int = 0) -> Paired:
     if not found.deviation > NO_SPREAD:
         return Paired(found.count, found.mean, found.deviation, *(nan,) * 7)
     low, high = _interval(a, b, seed)
-    t, signed = stats.ttest_rel(a, b), stats.wilcoxon(a, b)
+    # Rounded, or differences that are equal, or none, would be ranked by the last bit of a float.
+    t, signed = stats.ttest_rel(a, b), stats.wilcoxon(np.round(a - b, ROUNDED))
     return Paired(
         count=found.count,
         difference=found.mean,
