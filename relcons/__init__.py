@@ -1,9 +1,12 @@
 """Losses on how features relate, and segmentation models with several encoders and one decoder."""
 
+from importlib.metadata import version
+
 from relcons import functional
-from relcons.integrations import split_unet
 from relcons.losses import GeneralConsistencyLoss, RelationLoss, RelationTerms, TargetConsistencyLoss
-from relcons.models import DualEncoderOutput, DualEncoderUNet, MultiEncoderOutput, MultiEncoderUNet, UNetParts
+from relcons.models import DualEncoderOutput, DualEncoderUNet, MultiEncoderOutput, MultiEncoderUNet
+from relcons.networks import split_unet
+from relcons.parts import UNetParts
 from relcons.relations import GramRelation
 from relcons.routing import GradientRouter
 from relcons.schedules import ConstantWeight, CosineRampUp, GaussianRampUp, LinearRampUp
@@ -28,4 +31,4 @@ __all__ = [
     "split_unet",
 ]
 
-__version__ = "0.1.0"
+__version__ = version("relcons")

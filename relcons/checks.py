@@ -1,10 +1,12 @@
 """Checks at the boundary: what the caller gave, what was expected, and the fix."""
 
-from typing import Any, get_args
+import math
+from collections.abc import Sequence
+from numbers import Real
 
 from torch import Tensor
 
-__all__ = ["check_choice", "check_features", "check_floating", "check_same_channels"]
+__all__ = ["check_choice", "check_eps", "check_features", "check_finite", "check_floating", "check_same_channels"]
 
 
 def check_floating(name: str, tensor: Tensor) -> None:
@@ -38,8 +40,20 @@ def check_same_channels(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
         )
 
 
-def check_choice(name: str, value: str, choices: Any) -> None:
-    """Raise ValueError unless ``value`` is one of the literals in ``choices``."""
-    allowed = get_args(choices)
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise ValueError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_finite(**numbers: float) -> None:
+    """Raise ValueError, naming the argument, unless each is a finite number."""
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, Real) or not math.isfinite(number):
+            raise ValueError(f"{name} must be a finite number, got {number!r}")
+
+
+def check_eps(eps: float) -> None:
+    """Raise ValueError unless ``eps`` is a share below which a channel can count as dead."""
+    if not 0 <= eps < 1:
+        raise ValueError(f"eps must be in [0, 1), got {eps!r}; the default is 1e-6")

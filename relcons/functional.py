@@ -1,16 +1,20 @@
 """Relation matrices of feature maps and the distances between them: pure tensor maths, the home of every formula."""
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from relcons.checks import check_choice, check_features, check_floating, check_same_channels
+from relcons.checks import check_choice, check_eps, check_features, check_floating, check_same_channels
 
 __all__ = ["general_consistency", "gram_matrix", "relation_distance", "relation_matrix", "target_consistency"]
 
 Batch = Literal["mean", "none"]
 Reduction = Literal["sum", "row_mean", "mean"]
+Relation = Callable[[Tensor], Tensor]
+# Read here, since torch.compile of torch 2.6 cannot trace get_args.
+BATCHES, REDUCTIONS = get_args(Batch), get_args(Reduction)
 
 
 def gram_matrix(features: Tensor, *, batch: Batch = "mean") -> Tensor:
@@ -42,7 +46,7 @@ def gram_matrix(features: Tensor, *, batch: Batch = "mean") -> Tensor:
                 [6., 9.]])
     """
     check_features(features)
-    check_choice("batch", batch, Batch)
+    check_choice("batch", batch, BATCHES)
     with torch.autocast(features.device.type, enabled=False):
         if batch == "mean":
             gram: Tensor = _MeanGram.apply(features)[0]
@@ -83,8 +87,7 @@ def relation_matrix(features: Tensor, *, batch: Batch = "mean", eps: float = 1e-
         tensor([[1., 0.],
                 [0., 0.]])
     """
-    if not 0 <= eps < 1:
-        raise ValueError(f"eps must be in [0, 1), got {eps!r}; the default is 1e-6")
+    check_eps(eps)
     gram = gram_matrix(features, batch=batch)
     with torch.autocast(gram.device.type, enabled=False):
         # A Gram matrix has its largest entry on the diagonal (Cauchy-Schwarz). Dividing by it changes
@@ -126,7 +129,7 @@ def relation_distance(a: Tensor, b: Tensor, *, reduction: Reduction = "sum") -> 
         >>> relation_distance(torch.eye(2), torch.zeros(2, 2), reduction="row_mean")
         tensor(1.)
     """
-    check_choice("reduction", reduction, Reduction)
+    check_choice("reduction", reduction, REDUCTIONS)
     for name, matrix in (("a", a), ("b", b)):
         check_floating(name, matrix)
         if matrix.ndim not in (2, 3) or matrix.shape[-1] != matrix.shape[-2]:
@@ -144,18 +147,21 @@ def relation_distance(a: Tensor, b: Tensor, *, reduction: Reduction = "sum") -> 
     return squares / {"sum": 1, "row_mean": channels, "mean": channels * channels}[reduction]
 
 
-def general_consistency(source: Tensor, general: Tensor, *, reduction: Reduction = "sum") -> Tensor:
+def general_consistency(
+    source: Tensor, general: Tensor, *, relation: Relation | None = None, reduction: Reduction = "sum"
+) -> Tensor:
     r"""General relation consistency: the general encoder should relate its channels alike on both domains.
 
     $$L_G = d\big(R_G(X^n), R_G(X^c)\big)$$
 
-    with $R$ of [`relation_matrix`][relcons.functional.relation_matrix] and $d$ of
-    [`relation_distance`][relcons.functional.relation_distance]. Gradients reach both arguments. The
-    weight $\lambda_G$ is the caller's.
+    with $d$ of [`relation_distance`][relcons.functional.relation_distance]. Gradients reach both arguments.
+    The weight $\lambda_G$ is the caller's.
 
     Args:
         source: $F_G(X^n)$, the general encoder's features of the source batch, ``(B, C, *spatial)``.
         general: $F_G(X^c)$, its features of the target batch. Batch size and positions may differ.
+        relation: $R$, from features to ``(C, C)`` or ``(B, C, C)``; None is
+            [`relation_matrix`][relcons.functional.relation_matrix].
         reduction: see [`relation_distance`][relcons.functional.relation_distance].
 
     Returns:
@@ -173,10 +179,13 @@ def general_consistency(source: Tensor, general: Tensor, *, reduction: Reduction
         True
     """
     check_same_channels("source", source, "general", general)
-    return relation_distance(relation_matrix(source), relation_matrix(general), reduction=reduction)
+    relate = relation_matrix if relation is None else relation
+    return relation_distance(relate(source), relate(general), reduction=reduction)
 
 
-def target_consistency(general: Tensor, target: Tensor, *, reduction: Reduction = "sum") -> Tensor:
+def target_consistency(
+    general: Tensor, target: Tensor, *, relation: Relation | None = None, reduction: Reduction = "sum"
+) -> Tensor:
     r"""Target relation consistency: the target encoder should relate its channels unlike the general one.
 
     $$L_T = -d\big(\operatorname{stopgrad} R_G(X^c), R_T(X^c)\big)$$
@@ -188,6 +197,7 @@ def target_consistency(general: Tensor, target: Tensor, *, reduction: Reduction 
         general: $F_G(X^c)$, the general encoder's features of the target batch, ``(B, C, *spatial)``;
             no gradient reaches it.
         target: $F_T(X^c)$, the target encoder's features of the same batch.
+        relation: see [`general_consistency`][relcons.functional.general_consistency].
         reduction: see [`relation_distance`][relcons.functional.relation_distance].
 
     Returns:
@@ -204,7 +214,13 @@ def target_consistency(general: Tensor, target: Tensor, *, reduction: Reduction 
         True
     """
     check_same_channels("general", general, "target", target)
-    return -relation_distance(relation_matrix(general.detach()), relation_matrix(target), reduction=reduction)
+    relate = relation_matrix if relation is None else relation
+    return relation_difference(relate(general), relate(target), reduction=reduction)
+
+
+def relation_difference(general: Tensor, target: Tensor, *, reduction: Reduction = "sum") -> Tensor:
+    """Eq. 5 of matrices that are there already: its minus sign, and the stop of Algorithm 1 on R_G."""
+    return -relation_distance(general.detach(), target, reduction=reduction)
 
 
 class _SampleGram(torch.autograd.Function):

@@ -7,10 +7,17 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from relcons.checks import check_choice, check_same_channels
-from relcons.functional import Reduction, relation_distance
+from relcons.checks import check_choice, check_finite, check_same_channels
+from relcons.functional import (
+    REDUCTIONS,
+    Reduction,
+    general_consistency,
+    relation_difference,
+    relation_distance,
+    target_consistency,
+)
 from relcons.relations import GramRelation
-from relcons.schedules import ConstantWeight, Schedule, check_finite
+from relcons.schedules import ConstantWeight, Schedule
 
 __all__ = ["GeneralConsistencyLoss", "RelationLoss", "RelationTerms", "TargetConsistencyLoss"]
 
@@ -51,7 +58,7 @@ class _WeightedLoss(nn.Module):
         self, weight: float | Schedule = 0.1, relation: nn.Module | None = None, reduction: Reduction = "sum"
     ) -> None:
         super().__init__()
-        check_choice("reduction", reduction, Reduction)
+        check_choice("reduction", reduction, REDUCTIONS)
         if relation is not None and not isinstance(relation, nn.Module):
             raise TypeError(f"relation must be a module from features to (C, C), got {type(relation).__name__}")
         if isinstance(weight, type):
@@ -93,22 +100,11 @@ class _WeightedLoss(nn.Module):
         """The present weight as a tensor that later calls of ``step`` leave alone."""
         return self.current_weight.clone()
 
-    def _distance(self, a: Tensor, b: Tensor) -> Tensor:
-        return relation_distance(a, b, reduction=self.reduction)
-
 
 class GeneralConsistencyLoss(_WeightedLoss):
     r"""$\lambda_G$ times [`general_consistency`][relcons.functional.general_consistency].
 
-    Args:
-        weight: $\lambda_G$, a number or a schedule ``step -> float``.
-        relation: module from features ``(B, C, *spatial)`` to ``(C, C)`` or ``(B, C, C)``; None is
-            [`GramRelation()`][relcons.GramRelation].
-        reduction: see [`relation_distance`][relcons.functional.relation_distance].
-
-    Raises:
-        TypeError: ``relation`` is not a module.
-        ValueError: ``reduction`` is unknown or ``weight`` is not finite.
+    Weight ($\lambda_G$), relation and reduction are those of [`RelationLoss`][relcons.RelationLoss].
 
     Source: Zhang et al. 2021, Eq. 4.
 
@@ -120,22 +116,13 @@ class GeneralConsistencyLoss(_WeightedLoss):
 
     def forward(self, source: Tensor, general: Tensor) -> Tensor:
         """Weighted loss of F_G(X^n) and F_G(X^c)."""
-        check_same_channels("source", source, "general", general)
-        return self._weight() * self._distance(self.relation(source), self.relation(general))
+        return self._weight() * general_consistency(source, general, relation=self.relation, reduction=self.reduction)
 
 
 class TargetConsistencyLoss(_WeightedLoss):
     r"""$\lambda_T$ times [`target_consistency`][relcons.functional.target_consistency], minus sign included.
 
-    Args:
-        weight: $\lambda_T$, a number or a schedule ``step -> float``.
-        relation: module from features ``(B, C, *spatial)`` to ``(C, C)`` or ``(B, C, C)``; None is
-            [`GramRelation()`][relcons.GramRelation].
-        reduction: see [`relation_distance`][relcons.functional.relation_distance].
-
-    Raises:
-        TypeError: ``relation`` is not a module.
-        ValueError: ``reduction`` is unknown or ``weight`` is not finite.
+    Weight ($\lambda_T$), relation and reduction are those of [`RelationLoss`][relcons.RelationLoss].
 
     Source: Zhang et al. 2021, Eq. 5.
 
@@ -147,8 +134,7 @@ class TargetConsistencyLoss(_WeightedLoss):
 
     def forward(self, general: Tensor, target: Tensor) -> Tensor:
         """Weighted loss of F_G(X^c), which gets no gradient, and F_T(X^c)."""
-        check_same_channels("general", general, "target", target)
-        return self._weight() * -self._distance(self.relation(general).detach(), self.relation(target))
+        return self._weight() * target_consistency(general, target, relation=self.relation, reduction=self.reduction)
 
 
 class RelationLoss(_WeightedLoss):
@@ -215,10 +201,11 @@ class RelationLoss(_WeightedLoss):
                     related = self.relation(features)
                 if maps_source is not None:
                     check_same_channels("output.source", maps_source[level], "output.general", features)
-                    consistencies.append(self._distance(self.relation(maps_source[level]), related))
+                    source = self.relation(maps_source[level])
+                    consistencies.append(relation_distance(source, related, reduction=self.reduction))
                 if self.target is not None:
                     check_same_channels("output.general", features, "output.target", output.target[level])
-                    differences.append(-self._distance(related.detach(), targets[level]))
+                    differences.append(relation_difference(related, targets[level], reduction=self.reduction))
         general = torch.stack(consistencies).mean() if self.general is not None else None
         target = torch.stack(differences).mean() if self.target is not None else None
         weighted = [

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from relcons.checks import check_choice, check_features
-from relcons.functional import Batch, accumulation_dtype, relation_matrix
+from relcons.checks import check_choice, check_eps, check_features
+from relcons.functional import BATCHES, Batch, accumulation_dtype, relation_matrix
 
 __all__ = ["GramRelation"]
 
@@ -35,9 +35,8 @@ class GramRelation(nn.Module):
 
     def __init__(self, batch: Batch = "mean", sync: bool = False, eps: float = 1e-6) -> None:
         super().__init__()
-        check_choice("batch", batch, Batch)
-        if not 0 <= eps < 1:
-            raise ValueError(f"eps must be in [0, 1), got {eps!r}; the default is 1e-6")
+        check_choice("batch", batch, BATCHES)
+        check_eps(eps)
         if sync and batch == "none":
             raise ValueError('sync=True needs batch="mean": with batch="none" no sample needs another process')
         self.batch: Batch = batch

@@ -55,9 +55,9 @@ class GradientRouter:
         backward: Callable[..., Any] | None = None,
     ) -> None:
         self.optimizer = optimizer
-        self._model = model
+        module: Any = model.module if isinstance(model, DistributedDataParallel) else model
+        self._model, self._module = model, module
         self._backward = torch.autograd.backward if backward is None else backward
-        module = model.module if isinstance(model, DistributedDataParallel) else model
         self._routes = {name: _parameters(name, route, module) for name, route in routes.items()}
         optimised = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         named = dict(module.named_parameters()) if module is not None else {}
@@ -106,9 +106,9 @@ class GradientRouter:
             losses: loss name -> scalar; None where ``backward`` was called already (accumulation).
             scaler: a ``torch.amp.GradScaler``: losses are scaled, gradients unscaled before clipping,
                 and the scaler updated.
-            clip: largest gradient norm of each set of parameters that losses link: one set holds all
-                that a loss reaches and what other losses reach with it. For the paper: the general
-                encoder, and the target encoder with the decoder.
+            clip: largest gradient norm of each set of routed parameters: those that the model's
+                ``clip_sets()`` gives where it has one, as relcons' models have; else each set that
+                losses link, all that a loss reaches and what other losses reach with it.
 
         Raises:
             ValueError: ``clip`` is not positive, or ``losses`` has a name without a route.
@@ -120,7 +120,7 @@ class GradientRouter:
         if scaler is not None:
             scaler.unscale_(self.optimizer)
         if clip is not None:
-            for parameters in self._linked_sets():
+            for parameters in self._clip_sets():
                 torch.nn.utils.clip_grad_norm_(parameters, clip)
         if scaler is None:
             self.optimizer.step()
@@ -188,8 +188,11 @@ class GradientRouter:
             raise ValueError(f"losses has {name!r}, for which there is no route; routes are {list(self._routes)}")
         return self._routes[name]
 
-    def _linked_sets(self) -> list[list[nn.Parameter]]:
-        """Parameters grouped so that no loss reaches two groups."""
+    def _clip_sets(self) -> list[list[nn.Parameter]]:
+        """Routed parameters in the model's own sets, or else grouped so that no loss reaches two groups."""
+        if hasattr(self._module, "clip_sets"):
+            routed = set().union(*self._routes.values())
+            return [[parameter for parameter in own if parameter in routed] for own in self._module.clip_sets()]
         sets: list[set[nn.Parameter]] = []
         for parameters in self._routes.values():
             joined = set(parameters).union(*(other for other in sets if not other.isdisjoint(parameters)))

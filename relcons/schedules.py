@@ -1,36 +1,69 @@
 """Ramp-up schedules: pure functions of the training step."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 
-__all__ = ["ConstantWeight", "CosineRampUp", "GaussianRampUp", "LinearRampUp", "Schedule"]
+from relcons.checks import check_finite
+
+__all__ = ["ConstantWeight", "CosineRampUp", "GaussianRampUp", "LinearRampUp", "RampUp", "Schedule"]
 
 Schedule = Callable[[int], float]
 
 
 @dataclass(frozen=True)
-class GaussianRampUp:
-    r"""Gaussian ramp-up.
+class RampUp(ABC):
+    r"""A weight that rises for ``total_steps`` and then stays at ``peak``: $\lambda(t) = \text{peak} \cdot r(t/T)$.
 
-    $$\lambda(t) = \text{peak} \cdot e^{-\text{rate} \, (1 - t/T)^{\text{power}}}$$
-
-    The paper prints power 1; power 2 is the original of Laine & Aila (2017). After ``total_steps``
-    the weight stays at ``peak``.
+    A ramp-up of your own is a frozen dataclass with another [`rise`][relcons.schedules.RampUp.rise].
 
     Args:
         total_steps: $T$, the number of optimiser steps (not epochs) until the peak.
         peak: weight at the end.
-        power: exponent of the remaining share of training.
-        rate: how small the start is: ``peak * exp(-rate)``.
 
     Returns:
         ``schedule(step)`` gives the weight as a float.
 
     Raises:
-        ValueError: ``total_steps`` is not a positive whole number, ``power`` is not positive, or
-            another argument is not finite; when called, a negative step.
+        ValueError: ``total_steps`` is not a positive whole number or ``peak`` is not finite; when
+            called, a negative step.
+    """
+
+    total_steps: int
+    peak: float = 0.1
+
+    def __post_init__(self) -> None:
+        total = self.total_steps
+        if isinstance(total, bool) or not isinstance(total, Integral) or total < 1:
+            raise ValueError(f"total_steps must be a positive number of optimiser steps, got {total!r}")
+        check_finite(peak=self.peak)
+
+    def __call__(self, step: int) -> float:
+        """Weight at ``step``."""
+        return self.peak * self.rise(_share(step, self.total_steps))
+
+    @abstractmethod
+    def rise(self, share: float) -> float:
+        """Share of the peak, $r$, at that share of the steps, from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class GaussianRampUp(RampUp):
+    r"""Gaussian ramp-up.
+
+    $$\lambda(t) = \text{peak} \cdot e^{-\text{rate} \, (1 - t/T)^{\text{power}}}$$
+
+    The paper prints power 1; power 2 is the original of Laine & Aila (2017). ``total_steps`` and
+    ``peak`` are those of every [`RampUp`][relcons.schedules.RampUp].
+
+    Args:
+        power: exponent of the remaining share of training.
+        rate: how small the start is: ``peak * exp(-rate)``.
+
+    Raises:
+        ValueError: ``power`` is not positive, or ``rate`` is not finite.
 
     Source: Zhang et al. 2021, Section IV-C; Laine & Aila, "Temporal ensembling", ICLR 2017.
 
@@ -40,78 +73,46 @@ class GaussianRampUp:
         (0.000674, 0.0082, 0.1)
     """
 
-    total_steps: int
-    peak: float = 0.1
     power: float = 1
     rate: float = 5.0
 
     def __post_init__(self) -> None:
-        _check_total(self.total_steps)
-        check_finite(peak=self.peak, power=self.power, rate=self.rate)
+        super().__post_init__()
+        check_finite(power=self.power, rate=self.rate)
         if self.power <= 0:
             raise ValueError(f"power must be positive, got {self.power}; the paper's is 1, Laine & Aila's 2")
 
-    def __call__(self, step: int) -> float:
-        """Weight at ``step``."""
-        return self.peak * math.exp(-self.rate * (1 - _share(step, self.total_steps)) ** self.power)
+    def rise(self, share: float) -> float:
+        """Gaussian share of the peak."""
+        return math.exp(-self.rate * (1 - share) ** self.power)
 
 
 @dataclass(frozen=True)
-class LinearRampUp:
-    r"""Linear ramp-up: $\lambda(t) = \text{peak} \cdot t/T$, then ``peak``.
-
-    Args:
-        total_steps: $T$, the number of optimiser steps until the peak.
-        peak: weight at the end.
-
-    Raises:
-        ValueError: ``total_steps`` is not a positive whole number or ``peak`` is not finite; when
-            called, a negative step.
+class LinearRampUp(RampUp):
+    r"""Linear [`RampUp`][relcons.schedules.RampUp]: $\lambda(t) = \text{peak} \cdot t/T$, then ``peak``.
 
     Examples:
         >>> LinearRampUp(total_steps=10, peak=1.0)(5)
         0.5
     """
 
-    total_steps: int
-    peak: float = 0.1
-
-    def __post_init__(self) -> None:
-        _check_total(self.total_steps)
-        check_finite(peak=self.peak)
-
-    def __call__(self, step: int) -> float:
-        """Weight at ``step``."""
-        return self.peak * _share(step, self.total_steps)
+    def rise(self, share: float) -> float:
+        """The same share of the peak."""
+        return share
 
 
 @dataclass(frozen=True)
-class CosineRampUp:
-    r"""Cosine ramp-up: $\lambda(t) = \tfrac{1}{2}\,\text{peak}\,(1 - \cos \pi t/T)$, then ``peak``.
-
-    Args:
-        total_steps: $T$, the number of optimiser steps until the peak.
-        peak: weight at the end.
-
-    Raises:
-        ValueError: ``total_steps`` is not a positive whole number or ``peak`` is not finite; when
-            called, a negative step.
+class CosineRampUp(RampUp):
+    r"""Cosine [`RampUp`][relcons.schedules.RampUp]: $\lambda(t) = \tfrac{1}{2}\,\text{peak}\,(1 - \cos \pi t/T)$.
 
     Examples:
         >>> CosineRampUp(total_steps=10, peak=1.0)(10)
         1.0
     """
 
-    total_steps: int
-    peak: float = 0.1
-
-    def __post_init__(self) -> None:
-        _check_total(self.total_steps)
-        check_finite(peak=self.peak)
-
-    def __call__(self, step: int) -> float:
-        """Weight at ``step``."""
-        return 0.5 * self.peak * (1 - math.cos(math.pi * _share(step, self.total_steps)))
+    def rise(self, share: float) -> float:
+        """Share of the peak along half a cosine."""
+        return 0.5 * (1 - math.cos(math.pi * share))
 
 
 @dataclass(frozen=True)
@@ -144,15 +145,3 @@ def _share(step: int, total_steps: int) -> float:
     if step < 0:
         raise ValueError(f"step must be 0 or more, got {step}")
     return min(step / total_steps, 1.0)
-
-
-def _check_total(total_steps: int) -> None:
-    if isinstance(total_steps, bool) or not isinstance(total_steps, Integral) or total_steps < 1:
-        raise ValueError(f"total_steps must be a positive number of optimiser steps, got {total_steps!r}")
-
-
-def check_finite(**numbers: float) -> None:
-    """Raise ValueError, naming the argument, unless each is a finite number."""
-    for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, Real) or not math.isfinite(number):
-            raise ValueError(f"{name} must be a finite number, got {number!r}")

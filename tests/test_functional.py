@@ -419,6 +419,15 @@ class TestConsistencies:
 
     @every_shape
     @every_reduction
+    def test_relation(self, function, shape, reduction):
+        """A relation of one's own: with one matrix per sample, the mean of the samples' losses."""
+        a, b = pair(shape)
+        samples = [function(a[[i]], b[[i]], reduction=reduction) for i in range(len(a))]
+        each = function(a, b, relation=partial(relation_matrix, batch="none"), reduction=reduction)
+        close(each, torch.stack(samples).mean(), 1e-12)
+
+    @every_shape
+    @every_reduction
     @pytest.mark.parametrize(("dtype", "relative"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
     def test_reference(self, function, shape, reduction, dtype, relative):
         loops = getattr(reference, function.__name__)
@@ -484,16 +493,18 @@ class TestConsistencies:
 
 def test_who_gets_gradients():
     """general_consistency moves both sides, target_consistency its target alone; names and order are the contract."""
-    assert list(inspect.signature(general_consistency).parameters) == ["source", "general", "reduction"]
-    assert list(inspect.signature(target_consistency).parameters) == ["general", "target", "reduction"]
+    assert list(inspect.signature(general_consistency).parameters) == ["source", "general", "relation", "reduction"]
+    assert list(inspect.signature(target_consistency).parameters) == ["general", "target", "relation", "reduction"]
     source, general, target = (torch.randn(2, 4, 5).requires_grad_() for _ in range(3))
     general_consistency(source=source, general=general).backward()
     assert source.grad.abs().max() > 0
     assert general.grad.abs().max() > 0
     general.grad = None
-    target_consistency(general=general, target=target).backward()
-    assert general.grad is None
-    assert target.grad.abs().max() > 0
+    for relation in (None, gram_matrix):
+        target.grad = None
+        target_consistency(general=general, target=target, relation=relation).backward()
+        assert general.grad is None
+        assert target.grad.abs().max() > 0
 
 
 def test_sign_and_bounds():

@@ -14,9 +14,11 @@ sys.path.append(str(Path(__file__).parents[1] / "covid_ct"))
 with warnings.catch_warnings():
     # timm, which the networks' library imports, uses what torch has deprecated.
     warnings.filterwarnings("ignore", message=".*torch.jit.interface.*", category=FutureWarning)
-    from covidct.run.config import PRESETS, VOLUME_PRESETS, Config
+    from covidct.run.config import Config
     from covidct.run.systems import SYSTEMS, build_model, system
+    from covidct.slices.presets import PRESETS
     from covidct.training.segmentation_loss import segmentation_loss
+    from covidct.volumes.presets import PRESETS as VOLUME_PRESETS
 
 
 # Trainings of Tables III and IV, five folds a row: `finetune` has three rows, each with a `pretrain` of its own.
@@ -59,7 +61,7 @@ def rows(axes: int, options: argparse.Namespace) -> list[list[object]]:
             Config(dataset="", data="", source=(), method=method, preset="paper", fold=0, seed=0, **preset)
         )
         for method in options.methods
-        if axes == 3 or not system(method).on_volumes_alone
+        if axes == 3 or not system(method).pretrains
     }
     found = [cells(method, axes, count, options, preset["steps"]) for method, count in flops.items()]
     if axes == 3 and set(flops) == set(TABLES):

@@ -6,14 +6,15 @@ from typing import Annotated
 
 import tyro
 from covidct.errors import InputError, exit_on_input_error
+from covidct.results import wing_of
 from covidct.run.config import read_config
 from covidct.run.paper import TABLES, TableName
 from covidct.run.report import make_report
 from covidct.run.report_files import screen, write_report
 from covidct.run.report_text import explanations, grids, title
+from covidct.run.results import JSON, make_output, read_metrics
 from covidct.run.rows import assign
-from covidct.run.scores import LISTED, kind_of, run_scores
-from covidct.slices.evaluation import JSON, make_output, read_metrics
+from covidct.run.scores import LISTED, run_scores
 from rich.console import Console
 
 FILE_WIDTH = 200
@@ -51,9 +52,10 @@ def main() -> None:
         raise InputError("no RUN was given; name the run folders that the table is made of")
     table = TABLES[arguments.table]
     configs = {run: read_config(run / "config.json") for run in runs}
-    rows = assign(table, configs, {run for run in runs if (run / JSON).is_file()})
+    kinds = {run: wing_of(config.dataset).IMAGES for run, config in configs.items()}
+    rows = assign(table, configs, kinds, {run for run in runs if (run / JSON).is_file()})
     scores = {
-        run: run_scores(run, configs[run], read_metrics(run, LISTED[kind_of(configs[run])]))
+        run: run_scores(run, configs[run], kinds[run], read_metrics(run, LISTED[kinds[run]]))
         for _, found in rows.rows
         for run in found
     }

@@ -9,19 +9,12 @@ import tyro
 from covidct.arguments import Arguments, Task, resolve
 from covidct.errors import exit_on_input_error
 from covidct.progress import stages_shown
-from covidct.results import finish, show_result
-from covidct.run.checkpoint import CHECKPOINT, load_checkpoint, load_run
-from covidct.run.config import Config
-from covidct.run.folder import disk_faults, is_finished, prepare
+from covidct.results import finish, is_finished, show_result, wing_of
+from covidct.run.checkpoint import has_begun, load_checkpoint, load_run
+from covidct.run.folder import disk_faults, prepare
 from covidct.run.systems import build_model, start_from, system
-from covidct.slices.data import RunData, read_run_data
-from covidct.slices.sampling import check_slices
-from covidct.store.phantoms import make_phantoms
 from covidct.training.engine import Trainer, make_fabric
-from covidct.volumes.data import VolumeData, read_volume_data
-from covidct.volumes.plan import check_start, keep_plan
-from covidct.volumes.results import check_test_volumes, failed_volumes
-from covidct.volumes.sources import keep_sources
+from covidct.training.wing import RunData
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
@@ -37,62 +30,51 @@ def main() -> None:
     task = resolve(arguments)
     if arguments.resume and is_finished(task.run, task.config):
         console.print("This run is finished; nothing is left to do.")
-        show_result(task.run, task.config, console)
+        unscored = show_result(task.run, task.config, console)
     else:
         try:
-            run(task, arguments, console)
+            unscored = run(task, arguments, console)
         except KeyboardInterrupt:
             _say_how_to_go_on(task.run, console)
             sys.exit(130)
-    if rank_zero_only.rank == 0 and failed_volumes(task.run, task.config):
+    if rank_zero_only.rank == 0 and unscored:
         sys.exit(2)
 
 
-def run(task: Task, arguments: Arguments, console: Console) -> None:
-    """Train, evaluate and draw what `task` names."""
-    config = task.config
+def run(task: Task, arguments: Arguments, console: Console) -> int:
+    """Train, evaluate and draw what `task` names; returns how many test images could not be scored."""
+    config, wing = task.config, wing_of(task.config.dataset)
     with stages_shown(console) as stages:
-        make_phantoms(config, stages)
+        wing.make_phantoms(config, stages)
     with console.status("reading the data"):
-        data = _read_data(config)
+        data = wing.read(config)
+    if rank_zero_only.rank == 0:
+        wing.check(task.run, config, data, console)
     model = build_model(config)
     # A run that goes on has its weights from its checkpoint; the one that it started from may have gone.
-    if config.init and not (task.run / CHECKPOINT).exists():
-        if isinstance(data, VolumeData):
-            check_start(config, data.plan)
+    if config.init and not has_begun(task.run):
         start_from(model, load_run(Path(config.init))[1], config.method)
     if rank_zero_only.rank == 0:
-        if isinstance(data, VolumeData):
-            check_test_volumes(data.test, console)
         prepare(task.run, config, sum(p.numel() for p in model.parameters()), resume=arguments.resume)
-        if isinstance(data, VolumeData):
-            keep_plan(task.run, data.plan)
-            keep_sources(task.run, data.taken)
+        data.keep(task.run)
     fabric = make_fabric(config)
     if "LT_CLI_USED" not in os.environ:  # `fabric run` has launched it already
         fabric.launch()
     folder = Path(fabric.broadcast(str(task.run)))
     trainer = Trainer(fabric, config, folder, model, data)
-    _introduce(task, data, trainer, console)
+    _introduce(task, wing.IMAGES, data, trainer, console)
+    unscored = 0
     with disk_faults(folder):
         trainer.train(console, _board(folder, trainer) if arguments.tensorboard else None)
         if fabric.is_global_zero:
-            finish(folder, config, trainer.module, data, console)
+            unscored = finish(folder, config, trainer.module, data, console)
+    return unscored
 
 
-def _read_data(config: Config) -> RunData:
-    if config.axes == 3:
-        return read_volume_data(config)
-    data = read_run_data(config)
-    check_slices((*data.train, *data.test, *data.source))
-    return data
-
-
-def _introduce(task: Task, data: RunData, trainer: Trainer, console: Console) -> None:
+def _introduce(task: Task, images: str, data: RunData, trainer: Trainer, console: Console) -> None:
     config = task.config
     for note in task.notes:
         console.print(note, soft_wrap=True)
-    images = "volumes" if config.axes == 3 else "slices"
     counts = f"{len(data.train)} {images} to train on, {len(data.test)} to test on"
     facts = {
         "method": f"{config.method}: {system(config.method).title}",
@@ -102,9 +84,7 @@ def _introduce(task: Task, data: RunData, trainer: Trainer, console: Console) ->
         "device": trainer.device_name(),
         "output": str(task.run) + (f", going on from step {trainer.step}" if trainer.step else ""),
     }
-    if isinstance(data, VolumeData) and data.taken:
-        facts["source"] = "; ".join(source.describe() for source in data.taken)
-    for label, fact in facts.items():
+    for label, fact in (facts | dict(data.facts())).items():
         console.print(f"{label:7} {fact}", soft_wrap=True, markup=False)
 
 

@@ -109,18 +109,14 @@ class RelConsModule(LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """The Trainer's clipping, by norm for general encoders and for all else apart.
-
-        One norm of all would let the general loss scale the segmentation's step.
-        """
+        """The Trainer's clipping, by norm for each of the model's ``clip_sets``."""
         if not gradient_clip_val or gradient_clip_algorithm == "value":
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
-        general, *others = (group["params"] for group in self.model.parameter_groups())
         # By Lightning's own way, which knows the precision: it refuses what cannot be clipped there.
         part_of = type(type(optimizer).__name__, (SimpleNamespace,), {})  # its messages name the class
         scales_itself = getattr(optimizer, "_step_supports_amp_scaling", False)
-        for parameters in (general, [parameter for group in others for parameter in group]):
+        for parameters in self.model.clip_sets():
             part = part_of(param_groups=[{"params": parameters}], _step_supports_amp_scaling=scales_itself)
             self.clip_gradients(part, gradient_clip_val, gradient_clip_algorithm)
 

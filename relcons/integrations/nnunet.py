@@ -4,7 +4,6 @@
 """
 
 import os
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -171,19 +170,13 @@ class nnUNetTrainerRelCons(nnUNetTrainer):  # type: ignore[misc]
         (loss if scaler is None else scaler.scale(loss)).backward()
         if scaler is not None:
             scaler.unscale_(self.optimizer)
-        for parameters in self._clipped_sets():
+        for parameters in self.model.clip_sets():
             torch.nn.utils.clip_grad_norm_(parameters, _CLIP)
         if scaler is None:
             self.optimizer.step()
         else:
             scaler.step(self.optimizer)
             scaler.update()
-
-    def _clipped_sets(self) -> Iterator[list[nn.Parameter]]:
-        """The general encoder apart, so that its gradients cannot shrink the segmentation step."""
-        groups = {group["name"]: group["params"] for group in self.model.parameter_groups()}
-        yield groups.pop("general")
-        yield [parameter for parameters in groups.values() for parameter in parameters]
 
     def _autocast(self) -> AbstractContextManager[Any]:
         # As nnU-Net: half precision pays on CUDA only.

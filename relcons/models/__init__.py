@@ -2,6 +2,5 @@
 
 from relcons.models.dual_encoder import DualEncoderOutput, DualEncoderUNet
 from relcons.models.multi_encoder import MultiEncoderOutput, MultiEncoderUNet
-from relcons.models.parts import UNetParts
 
-__all__ = ["DualEncoderOutput", "DualEncoderUNet", "MultiEncoderOutput", "MultiEncoderUNet", "UNetParts"]
+__all__ = ["DualEncoderOutput", "DualEncoderUNet", "MultiEncoderOutput", "MultiEncoderUNet"]

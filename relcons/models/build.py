@@ -1,13 +1,13 @@
 """Checks and construction of the pieces of a multi-encoder model."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
 from relcons.checks import check_choice
 from relcons.models.fusion import Concatenation, Fusion, Projection
-from relcons.models.parts import UNetParts, read_channels
+from relcons.parts.parts import UNetParts, read_channels
 
 __all__ = [
     "FusionKind",
@@ -116,7 +116,7 @@ def _build_general(parts: UNetParts, entry: General | nn.Module) -> nn.Module:
         return entry.train(parts.training)
     if not isinstance(entry, str):
         raise TypeError(f'general must be "copy", "reset" or a module, got {type(entry).__name__}')
-    check_choice("general", entry, General)
+    check_choice("general", entry, get_args(General))
     if entry == "copy":
         return parts.copied_encoder()
     return parts.fresh_encoder().requires_grad_(True)  # a frozen net's fresh weights know nothing worth keeping

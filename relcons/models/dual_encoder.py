@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from relcons.models.build import FusionKind, General
 from relcons.models.multi_encoder import Levels, MultiEncoderOutput, MultiEncoderUNet, Outputs, Route
-from relcons.models.parts import UNetParts
+from relcons.parts.parts import UNetParts
 
 __all__ = ["DualEncoderOutput", "DualEncoderUNet"]
 

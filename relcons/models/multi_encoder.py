@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from relcons.checks import check_choice
-from relcons.integrations import split_unet
 from relcons.models.batching import encode, may_share_a_pass
 from relcons.models.build import (
     FusionKind,
@@ -19,10 +18,10 @@ from relcons.models.build import (
     check_levels,
     check_size,
 )
-from relcons.models.nested import NestedDecoder
-from relcons.models.parts import UNetParts
 from relcons.models.pretrained import Pretrained
 from relcons.models.trial import try_out
+from relcons.networks import split_unet
+from relcons.parts.parts import UNetParts
 
 __all__ = ["MultiEncoderOutput", "MultiEncoderUNet"]
 
@@ -98,9 +97,9 @@ class MultiEncoderUNet(Pretrained):
         outputs: Outputs = "auto",
     ) -> None:
         super().__init__()
-        check_choice("fusion", fusion, FusionKind)
-        check_choice("route", route, Route)
-        check_choice("outputs", outputs, Outputs)
+        check_choice("fusion", fusion, get_args(FusionKind))
+        check_choice("route", route, get_args(Route))
+        check_choice("outputs", outputs, get_args(Outputs))
         parts = net if isinstance(net, UNetParts) else split_unet(net)
         with torch.inference_mode(False):  # what is built inside of it could never be trained
             encoders = build_generals(parts, generals, general)
@@ -114,6 +113,7 @@ class MultiEncoderUNet(Pretrained):
             self.fusion, self.decoder = build_fusion(parts, fusion, fused, generals)
         self.head = parts.head if parts.head is not None else nn.Identity()
         self.classification_head = parts.classification_head
+        self._pass = parts.segment
         self._divisors = parts.divisors
         self._stacked = parts.stacked
         self._frozen: tuple[str, ...] | None = None
@@ -216,6 +216,16 @@ class MultiEncoderUNet(Pretrained):
             for name, modules in groups.items()
         ]
 
+    def clip_sets(self) -> list[list[nn.Parameter]]:
+        """Parameters to clip the gradients of, one norm for each set: those that the same losses reach.
+
+        The general encoders, and target encoder with decoder, so that a relation's gradient cannot shrink
+        the segmentation's step; all in one under ``route="joint"``, where that reaches all. In the order
+        of ``parameter_groups``, frozen ones too: what has no gradient counts for nothing.
+        """
+        general, target, decoder = (group["params"] for group in self.parameter_groups())
+        return [[*general, *target, *decoder]] if self.route == "joint" else [general, [*target, *decoder]]
+
     def routes(self) -> dict[str, list[nn.Module]]:
         """What each loss may move, for [`GradientRouter`][relcons.GradientRouter]."""
         segmentation: list[nn.Module] = [self.target_encoder, *self._decoding()]
@@ -251,13 +261,8 @@ class MultiEncoderUNet(Pretrained):
         """Logits of the first batch, and the target encoder's maps of each."""
         if self.route == "paper":
             generals = [[features.detach() for features in maps] for maps in generals]
-        if isinstance(self.decoder, NestedDecoder):
-            # The target's bottleneck exists only inside the one pass of the whole network.
-            logits, bottleneck = self.decoder(batches[0], partial(self._fuse_bottleneck, generals=generals))
-            target = [[bottleneck], *(self.target_encoder(batch) for batch in batches[1:])]
-        else:
-            target = self._encode(self.target_encoder, batches)
-            logits = self.head(self.decoder(self.fusion(target[0], generals)))
+        encode, fuse = partial(self._encode, self.target_encoder), partial(self.fusion, generals=generals)
+        logits, target = self._pass(batches, encode, fuse, self.decoder, self.head)
         if self.outputs == "auto":
             logits = self._uniform(logits)
         if self.classification_head is not None:
@@ -272,10 +277,6 @@ class MultiEncoderUNet(Pretrained):
             return logits
         check_finest_first(logits)
         return logits[0]
-
-    def _fuse_bottleneck(self, bottleneck: Tensor, generals: Sequence[Sequence[Tensor]]) -> Tensor:
-        fused: list[Tensor] = self.fusion([bottleneck], generals)
-        return fused[0]
 
     def _decide_batching(self) -> None:
         """Batches may share a pass through an encoder only if no layer mixes their statistics."""

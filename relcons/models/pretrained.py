@@ -7,7 +7,7 @@ from typing import Self
 from torch import nn
 
 from relcons.models.build import General
-from relcons.models.parts import UNetParts
+from relcons.parts.parts import UNetParts
 
 __all__ = ["Pretrained"]
 

@@ -2,11 +2,12 @@
 
 A folder holds `config.json` (format, class, network by a name of a fixed table with its arguments, the
 model's own options), `model.safetensors` and `README.md`, the card. Loading builds and fills; nothing
-in the folder is run, and no name outside the tables of `relcons.integrations` is built.
+in the folder is run, and no name outside the tables of `relcons.networks` is built.
 """
 
 import json
 import os
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,11 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from relcons import __version__
-from relcons.integrations import build_network
+from relcons.models.build import build_fusion
 from relcons.models.card import write_card
 from relcons.models.folder import CARD, CONFIG, FORMAT, HUB_NAME, WEIGHTS, fill, locate, read_config, write
 from relcons.models.fusion import Concatenation
+from relcons.networks import build_network, split_unet
 
 __all__ = ["load", "push", "save"]
 
@@ -84,7 +85,7 @@ def _describe(model: Any) -> dict[str, Any]:
     frozen = set(model._frozen or ())
     config: dict[str, Any] = {
         "format": FORMAT,
-        "relcons": __version__,
+        "relcons": version("relcons"),
         "class": _own_class(type(model)).__name__,
         "network": _plain(model._network),
         "options": {
@@ -116,14 +117,37 @@ def _plain(network: dict[str, Any] | None) -> Any:
         return None
 
 
-def _is_rebuilt(model: nn.Module, config: dict[str, Any]) -> bool:
+def _is_rebuilt(model: Any, config: dict[str, Any]) -> bool:
+    """Whether the network that ``config`` names has the layers of ``model``.
+
+    Its parts are compared, since a second model would run its trial passes and copy its encoders for nothing. On the
+    meta device no weights are drawn; encoders that read numbers while they are built (MiT's) cannot be built there.
+    """
+    return any(_has_layers_of(model, config, device) for device in ("meta", "cpu"))
+
+
+def _has_layers_of(model: Any, config: dict[str, Any], device: str) -> bool:
+    options = config["options"]
     try:
-        twin = _build(config, Path(CONFIG), _own_class(type(model)), None, "copy")
+        with torch.random.fork_rng(devices=[]), torch.device(device):
+            parts = split_unet(_named_network(config["network"], Path(CONFIG)))
+            fusion, decoder = build_fusion(parts, options["fusion"], options["fuse_levels"], options["generals"])
     except ValueError:
         return False
-    shapes = [{name: tensor.shape for name, tensor in m.state_dict().items()} for m in (model, twin)]
-    children = [{name: repr(child) for name, child in m.named_children()} for m in (model, twin)]
-    return shapes[0] == shapes[1] and children[0] == children[1]
+    pairs = [
+        *((encoder, parts.encoder) for encoder in (model.target_encoder, *model.general_encoders)),
+        (model.fusion, fusion),
+        (model.decoder, decoder),
+        (model.head, parts.head or nn.Identity()),
+        (model.classification_head, parts.classification_head),
+    ]
+    return all(_layers(own) == _layers(rebuilt) for own, rebuilt in pairs)
+
+
+def _layers(module: nn.Module | None) -> tuple[str, dict[str, torch.Size]]:
+    """What tells one module from another, but for its weights."""
+    state = {} if module is None else module.state_dict()
+    return repr(module), {name: tensor.shape for name, tensor in state.items()}
 
 
 def _build(config: dict[str, Any], file: Path, cls: type[Any], net: Any, general: Any) -> Any:

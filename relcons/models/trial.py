@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from relcons.models.build import check_finest_first
-from relcons.models.parts import UNetParts
-from relcons.models.reach import keeping_buffers, probe, reached_parameters, set_branches_to_training, tensors_of
+from relcons.parts.parts import UNetParts
+from relcons.parts.reach import keeping_buffers, probe, reached_parameters, set_branches_to_training, tensors_of
 
 __all__ = ["try_out"]
 

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from covidct.run.config import PRESETS, VOLUME_PRESETS, Config
-from covidct.slices.evaluation import NAMED
+from covidct.run.config import Config
+from covidct.run.results import NAMED
+from covidct.slices.presets import PRESETS as SLICES
+from covidct.volumes.presets import PRESETS as VOLUMES
 
 WHOLE = {"flips": False, "precision": "32", "overlap": 0.5, "region": "body"}
 
@@ -13,7 +15,7 @@ WHOLE = {"flips": False, "precision": "32", "overlap": 0.5, "region": "body"}
 def config(*, volumes: bool, **changes: Any) -> Config:
     values = {"dataset": "covid-ct-20" if volumes else "covid_semiseg", "data": "/data", "source": ()}
     values |= {"method": "unet", "preset": "demo", "fold": 0 if volumes else None, "seed": 0}
-    return Config(**values | (VOLUME_PRESETS if volumes else PRESETS)["demo"] | changes)
+    return Config(**values | (VOLUMES if volumes else SLICES)["demo"] | changes)
 
 
 def volume_content(of: Config, scores: dict[str, tuple[float | None, float | None]], **changes: Any) -> dict[str, Any]:

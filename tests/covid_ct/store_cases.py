@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 from covidct.ct.volume import load_volume
-from covidct.run.config import VOLUME_PRESETS, Config
+from covidct.run.config import Config
 from covidct.sets.readers import read_volume_set
 from covidct.sets.splits import covid_ct_20_names
 from covidct.store.preprocess import Plan, Spacing, preprocess
 from covidct.store.store import CaseStore, StoreSettings, begin_store, intensity_of, write_case
+from covidct.volumes.presets import PRESETS
 
 SPACING: Spacing = (2.0, 1.0, 1.0)
 
@@ -80,7 +81,7 @@ def begin_run(root: Path, name: str, **changes) -> Config:
     """
     if not (root / "lesions").exists():
         store(root / "lesions", 2, "lesions")
-    values = VOLUME_PRESETS["demo"] | {"size": (4, 16, 16), "features_per_stage": (4, 8), "steps": 4, "workers": 0}
+    values = PRESETS["demo"] | {"size": (4, 16, 16), "features_per_stage": (4, 8), "steps": 4, "workers": 0}
     values |= {"strides": (), "kernel_sizes": (), "checkpoint_every": 2, "relations_every": 2, "log_every": 1}
     values |= {"dataset": "covid-ct-20", "method": "ours", "preset": "demo", "fold": 2, "seed": 0}
     values |= {"data": str(root / "data"), "store": str(root / "target"), "source": (str(root / "lesions"),)}

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from covidct.errors import InputError
 from covidct.run.checkpoint import save_weights
-from covidct.run.config import PRESETS, Config
+from covidct.run.config import Config
 from covidct.run.systems import build_model
-from covidct.sets.splits import Split
+from covidct.slices import report
 from covidct.slices.evaluation import ScoredSlice
 from covidct.slices.metrics import ImageScores, mean_over_thresholds, threshold_protocol
+from covidct.slices.presets import PRESETS
 
 STEMS = [str(number) for number in range(10)]
 
@@ -128,10 +129,8 @@ def test_runs_of_one_name_are_told_apart(call, make_run):
         ({"fold": None}, "published split; --folds takes runs of --fold 0 to 4"),
     ],
 )
-def test_folds_that_do_not_fit_are_refused_before_computing(call, make_run, changes, message, monkeypatch):
+def test_folds_that_do_not_fit_are_refused_before_computing(call, make_run, changes, message):
     runs = [make_run("one"), make_run("two", **changes)]
-    # The published split needs 98 slices; which ones they are does not matter here.
-    monkeypatch.setattr(evaluate, "split", lambda *_: Split(train=(), test=(), name=""))
     with pytest.raises(InputError, match=message):
         call(*runs, "--folds")
     assert not (runs[0] / "metrics.json").exists()
@@ -174,9 +173,9 @@ def test_pooling_over_folds_then_seeds(config, tmp_path):
         for fold in (0, 1):
             slices = [scored(f"{fold}{k}", seed=100 * seed + 10 * fold + k) for k in range(3 if fold else 1)]
             dice.setdefault(seed, []).extend(item.result.scores["at_0.5"]["dice"] for item in slices)
-            run = evaluate.Evaluated(tmp_path / f"{seed}{fold}", replace(config, seed=seed, fold=fold), slices)
+            run = report.Evaluated(tmp_path / f"{seed}{fold}", replace(config, seed=seed, fold=fold), slices)
             evaluated.append(run)
-    rows, _ = evaluate.pooled_rows(evaluated)
+    rows, _ = report.pooled_rows(evaluated)
     assert [row.label for row in rows] == [
         "unet, seed 0, folds 0 1",
         "unet, seed 1, folds 0 1",
@@ -192,20 +191,20 @@ def test_pooling_over_folds_then_seeds(config, tmp_path):
 
 def test_slice_tested_by_two_folds_is_refused(config, tmp_path):
     evaluated = [
-        evaluate.Evaluated(tmp_path / str(fold), replace(config, fold=fold), [scored("x", seed=0)]) for fold in (0, 1)
+        report.Evaluated(tmp_path / str(fold), replace(config, fold=fold), [scored("x", seed=0)]) for fold in (0, 1)
     ]
     with pytest.raises(InputError, match="slice x is tested by both"):
-        evaluate.pooled_rows(evaluated)
+        report.pooled_rows(evaluated)
 
 
 def test_groups_are_labelled_by_what_sets_them_apart(config, tmp_path):
     configs = [config, replace(config, method="ours"), replace(config, method="ours", relation_reduction="sum")]
     evaluated = [
-        evaluate.Evaluated(tmp_path / f"{k}{seed}", replace(one, seed=seed), [scored("x", seed=k)])
+        report.Evaluated(tmp_path / f"{k}{seed}", replace(one, seed=seed), [scored("x", seed=k)])
         for k, one in enumerate(configs)
         for seed in (0, 1)
     ]
-    labels = [row.label for row in evaluate.run_rows(evaluated)[0] if "mean" in row.label]
+    labels = [row.label for row in report.run_rows(evaluated)[0] if "mean" in row.label]
     assert labels == [
         "unet: mean of 2 runs",
         "ours, relation_reduction row_mean: mean of 2 runs",

@@ -7,9 +7,10 @@ import predict
 import pytest
 from covidct.errors import InputError, exit_on_input_error
 from covidct.run.checkpoint import load_run, save_weights
-from covidct.run.config import PRESETS, Config
+from covidct.run.config import Config
 from covidct.run.systems import build_model
 from covidct.slices.inference import predict_probability
+from covidct.slices.presets import PRESETS
 from PIL import Image
 
 SCRIPT = Path(predict.__file__)
@@ -169,7 +170,7 @@ def test_full_disk_leaves_no_half_mask(call, run, pictures, tmp_path, monkeypatc
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(predict.Image.Image, "save", full)
+    monkeypatch.setattr(Image.Image, "save", full)
     refused(call, r"a\.png cannot be written \(No space left", run, pictures, "--output", tmp_path / "out")
     assert names(tmp_path / "out") == []
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from covidct.run.checkpoint import load_checkpoint
-from covidct.run.config import PRESETS, Config
+from covidct.run.config import Config
 from covidct.sets.splits import volume_fold
+from covidct.slices.presets import PRESETS
 
 from tests.covid_ct.store_cases import begin_run, write_target
 

@@ -16,8 +16,8 @@ from typing import Any
 import covidct.training.engine
 import pytest
 import torch
+from covidct.results import is_finished
 from covidct.run.config import Config, read_config
-from covidct.run.folder import is_finished
 from covidct.run.systems import build_model
 from covidct.sets.splits import volume_fold
 from covidct.slices.data import read_run_data

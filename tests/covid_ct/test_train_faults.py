@@ -16,7 +16,9 @@ import pytest
 import torch
 import train
 from covidct.errors import exit_on_input_error
-from covidct.run.config import PRESETS, Config
+from covidct.run.config import Config
+from covidct.slices import wing
+from covidct.slices.presets import PRESETS
 from PIL import Image
 
 LABELS = Path("Dataset/TrainingSet/LungInfection-Train/Doctor-label")
@@ -220,7 +222,7 @@ def test_a_bad_output_is_said_before_phantoms_are_made(
     data: Path, said: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start(data)
-    monkeypatch.setattr(train, "make_phantoms", lambda *_: pytest.fail("phantoms were made"))
+    monkeypatch.setattr(wing, "make_phantoms", lambda *_: pytest.fail("phantoms were made"))
     assert "run already holds a run" in said("--output", "run")
 
 

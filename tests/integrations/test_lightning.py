@@ -133,6 +133,13 @@ def test_clipping_keeps_the_general_loss_out_of_the_segmentations_step(tmp_path:
     assert norms[1][2] == pytest.approx(0.01, rel=1e-3)
 
 
+def test_one_norm_of_all_where_the_segmentation_reaches_all(tmp_path: Path) -> None:
+    module = build(route="joint")
+    trainer(tmp_path, max_steps=1, gradient_clip_val=0.01).fit(module, loader(1))
+    norm = torch.nn.utils.get_total_norm([p.grad for p in module.model.parameters() if p.grad is not None])
+    assert norm.item() == pytest.approx(0.01, rel=1e-3)
+
+
 def test_an_optimiser_that_unscales_in_its_step_is_not_clipped_before(tmp_path: Path) -> None:
     """Its gradients still carry the scale when they would be clipped; Lightning refuses, and so must the two norms."""
     module = build(optimizer=lambda groups: torch.optim.SGD(groups, lr=1.0, fused=True))

@@ -219,7 +219,7 @@ def test_reference_the_general_encoders_gradient_leaves_the_segmentation_step_al
         kind = type("Weighted", (nnunet.nnUNetTrainerRelConsGeneral,), {"peak": peak})
         trainer = ready(kind)
         trainer.train_step(batch())
-        general, rest = (list(parameters) for parameters in trainer._clipped_sets())
+        general, rest = trainer.model.clip_sets()
         assert not set(general) & set(rest)
         assert len(general) + len(rest) == len(list(trainer.network.parameters()))
         norm = torch.stack([parameter.grad.norm() for parameter in general]).norm().item()

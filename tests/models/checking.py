@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from relcons import DualEncoderUNet, RelationLoss, UNetParts
-from relcons.models.nested import NestedDecoder
 from tests.models.networks import Case
 
 
@@ -19,33 +18,37 @@ def modules_of(parts: UNetParts) -> list[nn.Module]:
     return [m for m in (parts.encoder, parts.decoder, parts.head, parts.classification_head) if m is not None]
 
 
-def run(modules: list[nn.Module], x: Tensor) -> Any:
-    """What the single network gives: head of decoder of encoder, and the classification head's if there is one."""
-    encoder, decoder, *heads = modules
-    if isinstance(decoder, NestedDecoder):  # holds the whole network
-        return decoder(x)[0]
-    maps = encoder(x)
-    decoded = decoder(maps)
-    logits = heads[0](decoded) if heads else decoded
-    return (logits, heads[1](maps[-1])) if len(heads) == 2 else logits
+def run(parts: UNetParts, x: Tensor) -> Any:
+    """What the single network gives, by the parts' own pass, and the classification head's if there is one."""
+    head = nn.Identity() if parts.head is None else parts.head
+    logits, maps = parts.segment(
+        [x], lambda batches: [parts.encoder(batch) for batch in batches], list, parts.decoder, head
+    )
+    return logits if parts.classification_head is None else (logits, parts.classification_head(maps[0][-1]))
 
 
-def has_bfloat16_kernels(modules: list[nn.Module], x: Tensor) -> bool:
+def has_bfloat16_kernels(parts: UNetParts, x: Tensor) -> bool:
+    single = copy.deepcopy(parts)
     try:
-        run([module.bfloat16() for module in modules], x.bfloat16())
+        for module in modules_of(single):
+            module.bfloat16()
+        run(single, x.bfloat16())
     except NotImplementedError:
         return False
     return True
 
 
-def snapshot(modules: list[nn.Module], x: Tensor) -> dict[str, Any]:
+def snapshot(parts: UNetParts, x: Tensor) -> dict[str, Any]:
     """All that wrapping must not change: weights, modes, submodules, outputs."""
     found: dict[str, Any] = {}
-    for number, module in enumerate(modules):
+    for number, module in enumerate(modules_of(parts)):
         found |= {f"{number} {k}": v.clone() for k, v in module.state_dict().items()}
         found |= {f"{number} {k} mode": layer.training for k, layer in module.named_modules()}
         found |= {f"{number} {k} identity": id(layer) for k, layer in module.named_modules()}
-    return found | {"output": run([module.eval() for module in copy.deepcopy(modules)], x)}
+    single = copy.deepcopy(parts)
+    for module in modules_of(single):
+        module.eval()
+    return found | {"output": run(single, x)}
 
 
 def whole_method(model: nn.Module, case: Case) -> Tensor:

@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 from unittest.mock import patch
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from relcons import DualEncoderUNet, GradientRouter, RelationLoss, UNetParts, split_unet
+from relcons.parts.reach import reached_parameters
 from tests.models.checking import (
     assert_drawn_alike,
     assert_same,
@@ -42,8 +44,8 @@ def starts_as_the_single_network(case: Case) -> None:
         quiet(model)
         x = case.batch()
         for training in (False, True):
-            single = copy.deepcopy(modules_of(parts))
-            for module in (model, *single):
+            single = copy.deepcopy(parts)
+            for module in (model, *modules_of(single)):
                 module.train(training)
             expected = run(single, x)
             if parts.stacked and training:
@@ -93,12 +95,11 @@ def whole_method_moves_every_trainable_parameter(case: Case) -> None:
 def net_is_neither_copied_nor_changed(case: Case) -> None:
     for options in settings(case):
         parts = case.parts()
-        modules = modules_of(parts)
         next(iter(parts.decoder.children())).eval()
         x = case.batch()
-        before = snapshot(modules, x)
+        before = snapshot(parts, x)
         model = DualEncoderUNet(parts, **options)
-        after = snapshot(modules, x)
+        after = snapshot(parts, x)
         assert before.keys() == after.keys()
         for key, value in before.items():
             assert_same(after[key], value)
@@ -170,6 +171,14 @@ def no_loss_leaks(case: Case) -> None:
         terms = RelationLoss().terms(output)
         losses = {"segmentation": scalar(output.logits), "general": terms.general, "target": terms.target}
         assert router.check(losses) == {"segmentation": [], "general": [], "target": []}
+        sets = [set(parameters) for parameters in model.clip_sets()]
+        assert len(sets) == (1 if route == "joint" else 2)
+        assert [p for parameters in model.clip_sets() for p in parameters] == list(
+            chain.from_iterable(group["params"] for group in model.parameter_groups())
+        )
+        for loss in losses.values():
+            reached = reached_parameters([loss]) & set(model.parameters())
+            assert [reached <= parameters for parameters in sets].count(True) == 1
         narrow = GradientRouter(optimizer, {"segmentation": ["target_encoder"]}, model=model)
         leaks = narrow.check({"segmentation": losses["segmentation"]})["segmentation"]
         assert any(name.startswith(("decoder", "head")) for name in leaks)
@@ -230,7 +239,7 @@ def copies_are_equal_and_independent(case: Case) -> None:
 
 def half_precision(case: Case) -> None:
     parts = case.parts()
-    if not has_bfloat16_kernels(copy.deepcopy(modules_of(parts)), case.batch()):
+    if not has_bfloat16_kernels(parts, case.batch()):
         pytest.skip("torch has no bfloat16 kernel on the CPU for a layer of this network")
     layers = [layer for module in modules_of(parts) for layer in module.modules()]
     if any(isinstance(layer, nn.Conv3d) and max(layer.kernel_size) > 3 for layer in layers):

@@ -319,6 +319,31 @@ def test_fused_skips_keep_the_route(route: str) -> None:
     assert any(name.startswith("general_encoders") for name in reached) == (route == "joint")
 
 
+@pytest.mark.parametrize("route", ["paper", "joint"])
+def test_the_router_clips_by_the_models_sets(route: str) -> None:
+    """They are those that the routes link, whether the router knows the model or the routes alone."""
+    model = MultiEncoderUNet(tiny_parts(), generals=2, route=route)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    found = [
+        {frozenset(parameters) for parameters in GradientRouter(optimizer, model.routes(), model=known)._clip_sets()}
+        for known in (model, None)
+    ]
+    assert found[0] == found[1] == {frozenset(parameters) for parameters in model.clip_sets()}
+    assert len(found[0]) == (1 if route == "joint" else 2)
+
+
+def test_the_router_clips_what_is_routed_alone() -> None:
+    model = DualEncoderUNet(tiny_parts())
+    router = GradientRouter(torch.optim.SGD(model.parameters(), lr=0.1), {"target": ["target_encoder"]}, model=model)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = [p.detach().clone() for p in model.parameters()]
+    router.step(clip=1e-3)
+    moved = {id(p): (p - b).abs().max().item() for p, b in zip(model.parameters(), before, strict=True)}
+    assert max(moved[id(p)] for p in model.target_encoder.parameters()) < 1e-4
+    assert all(moved[id(p)] == pytest.approx(0.1, rel=1e-4) for p in model.decoder.parameters())
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_a_model_of_another_type(dtype: torch.dtype) -> None:
     for fusion in ("project", "concat"):

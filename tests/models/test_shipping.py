@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from relcons import DualEncoderUNet, MultiEncoderUNet, split_unet
-from relcons.integrations import build_network
+from relcons.networks import build_network
 from tests.models.checking import assert_same, different
 from tests.models.networks import (
     BATCH_NORMS,
@@ -37,6 +37,8 @@ from tests.models.networks import (
 
 NAMED = [
     smp_case("Unet"),
+    smp_case("Unet", "resnet18", encoder_depth=3, decoder_channels=(16, 12, 8)),
+    smp_case("Segformer", "mit_b0"),  # cannot be built on the meta device
     *[
         pytest.param(case, marks=pytest.mark.slow)
         for case in [*[smp_case(name) for name in SMP if name != "Unet"], smp_case("UPerNet", **SWIN)]
@@ -195,6 +197,17 @@ def test_names_that_a_block_repeats_are_saved_once(folder: Path) -> None:
 def test_a_classification_head_comes_back(tmp_path: Path) -> None:
     net = smp_net(**SMP["Unet"], aux_params={"classes": 3, "dropout": 0.1})
     assert_round_trip(different(net), smp_case("Unet"), tmp_path)
+
+
+def test_saving_runs_no_network(tmp_path: Path) -> None:
+    model, passes = DualEncoderUNet(dna_net(), general="reset", fusion="concat"), []
+    hook = torch.nn.modules.module.register_module_forward_hook(lambda *_: passes.append(1))
+    try:
+        model.save_pretrained(tmp_path)
+    finally:
+        hook.remove()
+    assert passes == []
+    assert json.loads((tmp_path / "config.json").read_text())["network"] is not None
 
 
 def test_random_state_stays(tmp_path: Path) -> None:
@@ -452,7 +465,7 @@ def test_a_library_that_is_not_installed(folder: Path, monkeypatch: pytest.Monke
     def missing(name: str) -> Any:
         raise ModuleNotFoundError(f"No module named {name!r}")
 
-    monkeypatch.setattr("relcons.integrations.import_module", missing)
+    monkeypatch.setattr("relcons.networks.import_module", missing)
     with pytest.raises(ImportError, match="the network is of dynamic_network_architectures, which is not installed"):
         DualEncoderUNet.from_pretrained(folder)
 

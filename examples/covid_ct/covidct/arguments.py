@@ -1,5 +1,6 @@
 """The command line of train.py, and how it becomes a config and a run folder."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,16 +9,14 @@ import torch
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from covidct.errors import InputError
-from covidct.run.config import PRESETS, VOLUME_PRESETS, Config, differences, read_config
+from covidct.results import wing_of
+from covidct.run.config import Config, differences, read_config
 from covidct.run.folder import check_output, free_run, newest_run, run_name
 from covidct.run.precision import resolve_precision
 from covidct.run.systems import system
-from covidct.sets.splits import WITH_FOLDS
-from covidct.slices.data import PHANTOM, READERS, read_target
-from covidct.store.phantoms import VOLUMES as PHANTOM_VOLUMES
+from covidct.sets.names import COVID_CT_20, COVID_SEMISEG, PHANTOM
 
 RUNS = Path("runs")
-VOLUMES = "covid-ct-20"
 
 
 @dataclass(frozen=True)
@@ -101,8 +100,9 @@ def _asked(arguments: Arguments, saved: Config) -> dict[str, Any]:
     """The fields of a config that the command line names."""
     names = ("dataset", "method", "preset", "fold", "seed", "steps", "precision")
     asked = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    if saved.dataset == PHANTOM_VOLUMES and arguments.dataset == VOLUMES and arguments.data is None:
-        asked["dataset"] = PHANTOM_VOLUMES
+    wing = wing_of(saved.dataset)
+    if saved.dataset == wing.PHANTOM and arguments.dataset in wing.PREPARED and arguments.data is None:
+        asked["dataset"] = wing.PHANTOM
     for name in ("data", "store", "init"):
         if getattr(arguments, name) is not None:
             asked[name] = str(getattr(arguments, name).absolute())
@@ -115,21 +115,21 @@ def _fresh(arguments: Arguments) -> tuple[Config, tuple[str, ...]]:
     notes: list[str] = []
     method = "ours" if arguments.method is None else arguments.method
     chosen = system(method)
-    preset = _preset(arguments, notes)
     dataset = _dataset(arguments)
-    volumes = dataset in WITH_FOLDS
-    if not volumes and chosen.on_volumes_alone:
-        raise InputError(f"method {method} is for volumes; add --dataset {VOLUMES}, or take another --method")
+    wing = wing_of(dataset)
+    preset = _preset(arguments, wing.PRESETS, notes)
+    if chosen.pretrains and not wing.PRETRAINS:
+        raise InputError(f"method {method} is for volumes; add --dataset {COVID_CT_20}, or take another --method")
     if arguments.source and not chosen.needs_source:
         notes.append(f"method {method} takes no source images: --source is not used")
     if chosen.needs_source and arguments.data is not None and not arguments.source:
-        what = "stores that prepare.py made" if volumes else "folders of CT volumes with masks"
+        what = "stores that prepare.py made" if wing.PREPARED else "folders of CT volumes with masks"
         raise InputError(
             f"method {method} needs source images (X^n): give --source with one or more {what} of other lesions, or "
             "take --method unet, baseline or target"
         )
     _check_start(arguments, method)
-    values = dict((VOLUME_PRESETS if volumes else PRESETS)[preset])
+    values = dict(wing.PRESETS[preset])
     values["steps"] = values["steps"] if arguments.steps is None else arguments.steps
     values["precision"] = resolve_precision(arguments.precision or values["precision"], cuda=torch.cuda.is_available())
     config = Config(
@@ -162,10 +162,10 @@ def _check_start(arguments: Arguments, method: str) -> None:
             raise InputError(f"--init {arguments.init} is a run of method {given}; give one of method pretrain")
 
 
-def _preset(arguments: Arguments, notes: list[str]) -> str:
+def _preset(arguments: Arguments, known: Collection[str], notes: list[str]) -> str:
     if arguments.preset is not None:
-        if arguments.preset not in PRESETS:
-            raise InputError(f"--preset {arguments.preset!r} is unknown; take one of {', '.join(PRESETS)}")
+        if arguments.preset not in known:
+            raise InputError(f"--preset {arguments.preset!r} is unknown; take one of {', '.join(known)}")
         return arguments.preset
     if arguments.data is None:
         return "demo"
@@ -179,41 +179,35 @@ def _preset(arguments: Arguments, notes: list[str]) -> str:
 
 
 def _dataset(arguments: Arguments) -> str:
-    if arguments.dataset is None:
-        if arguments.store is not None:
-            raise InputError(f"--store is for --dataset {VOLUMES}; name it, or leave --store out")
-        return PHANTOM if arguments.data is None else "covid_semiseg"
-    if arguments.dataset == VOLUMES:
-        if arguments.data is None and arguments.store is None:
-            return PHANTOM_VOLUMES
-        if (arguments.data is None) != (arguments.store is None):
-            given, lacking = ("--store", "--data") if arguments.data is None else ("--data", "--store")
+    name, data, store = arguments.dataset, arguments.data, arguments.store
+    if name is None:
+        if store is not None:
+            raise InputError(f"--store is for --dataset {COVID_CT_20}; name it, or leave --store out")
+        return PHANTOM if data is None else COVID_SEMISEG
+    wing = wing_of(name)
+    if name in wing.PREPARED:
+        if data is None and store is None:
+            return wing.PHANTOM
+        if data is None or store is None:
+            given, lacking = ("--store", "--data") if data is None else ("--data", "--store")
             raise InputError(
                 f"{given} is there and {lacking} is not: --data is the published set, which is tested on, and --store "
-                "what `prepare.py DATA --dataset covid-ct-20 --output STORE` makes of it, which is trained on"
+                f"what `prepare.py DATA --dataset {name} --output STORE` makes of it, which is trained on"
             )
-        return VOLUMES
-    known = (*READERS, *WITH_FOLDS)
-    if arguments.dataset not in known:
-        raise InputError(f"--dataset {arguments.dataset!r} is unknown; take one of {', '.join(known)}")
-    if arguments.store is not None:
-        raise InputError(f"--store is for --dataset {VOLUMES}; leave it out")
-    generated = arguments.dataset in (PHANTOM, PHANTOM_VOLUMES)
-    if generated and arguments.data is not None:
-        raise InputError(f"--dataset {arguments.dataset} is generated and takes no --data; leave one of the two out")
-    if not generated and arguments.data is None:
-        raise InputError(f"--dataset {arguments.dataset} needs --data with the folder that it is in")
-    return arguments.dataset
+        return name
+    if store is not None:
+        raise InputError(f"--store is for --dataset {COVID_CT_20}; leave it out")
+    if name == wing.PHANTOM and data is not None:
+        raise InputError(f"--dataset {name} is generated and takes no --data; leave one of the two out")
+    if name != wing.PHANTOM and data is None:
+        raise InputError(f"--dataset {name} needs --data with the folder that it is in")
+    return name
 
 
 def _with_fold(config: Config, notes: list[str]) -> Config:
-    """`config` with fold 0 of volumes, and of slices where there are no test slices to publish on."""
-    if config.fold is not None or config.dataset == PHANTOM:
+    """`config` with fold 0 where none was asked for and the data have no split but folds."""
+    why = None if config.fold is not None else wing_of(config.dataset).default_fold(config)
+    if why is None:
         return config
-    if config.axes == 3:
-        notes.append("fold 0 of the five published ones (--fold chooses another)")
-        return replace(config, fold=0)
-    if not read_target(config).test:
-        notes.append("no test slices in the data set: cross-validation, fold 0 (--fold chooses another)")
-        return replace(config, fold=0)
-    return config
+    notes.append(f"{why} (--fold chooses another)")
+    return replace(config, fold=0)

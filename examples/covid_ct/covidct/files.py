@@ -20,6 +20,11 @@ def entries(folder: Path) -> list[Path]:
         raise InputError(f"{folder} cannot be read ({error.strerror}); check its permissions") from None
 
 
+def cache_folder(cache: Path | None = None) -> Path:
+    """Where derived data are kept: `relcons` in `cache`, by default in $XDG_CACHE_HOME or ~/.cache."""
+    return Path(cache or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "relcons"
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary sibling of `path` to write to; when the block ends well it takes the place of `path`.

@@ -18,6 +18,9 @@ from rich.progress import (
 
 PLAIN_SECONDS = 20.0
 
+# Gives the progress, called as progress(done, total), of a stage of work that it is told the name of.
+Stages = Callable[[str], Callable[[int, int], None]]
+
 NAMES = {
     "loss": "loss",
     "segmentation": "seg",
@@ -103,7 +106,7 @@ def work_shown(console: Console, name: str) -> Iterator[Callable[[float], None]]
 
 
 @contextmanager
-def stages_shown(console: Console) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+def stages_shown(console: Console) -> Iterator[Stages]:
     """Gives the progress of a stage by its name: a bar in a terminal, a line elsewhere, from its first step on."""
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from covidct.errors import InputError
 from covidct.phantoms import volume_set
-from covidct.phantoms.volume_chests import Frame, source_volume, target_volume, windowed
+from covidct.phantoms.chests import windowed
+from covidct.phantoms.volume_chests import Frame, source_volume, target_volume
 from covidct.phantoms.volume_set import MSD, NEARLY_EMPTY, NSCLC, volume_phantom_root, write_volume_phantoms
+from covidct.sets.splits import published
 from scipy import ndimage
 
-SPLITS = json.loads(volume_set.SPLITS.read_text())
+SPLITS = published()
 FOLDS = SPLITS["covid20_task1_folds"]["folds"]
 NAMES = frozenset({"coronacases_001", "radiopaedia_14_85914_0", NEARLY_EMPTY, "lung_001", "LUNG1-001"})
 KINDS = ("COVID-19-CT-Seg_20cases", "Infection_Mask", "Lung_Mask", "Lung_and_Infection_Mask")

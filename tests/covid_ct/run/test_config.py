@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 from covidct.errors import InputError
-from covidct.run.config import PRESETS, Config, differences, read_config
+from covidct.run.config import Config, differences, read_config
 from covidct.run.precision import resolve_precision
+from covidct.slices.presets import PRESETS
 
 CONFIG = Config(
     dataset="covid_semiseg",

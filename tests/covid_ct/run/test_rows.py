@@ -18,7 +18,11 @@ def named(**configs):
 
 
 def of(table, configs):
-    return assign(TABLES[table], configs, set(configs))
+    return assign(TABLES[table], configs, kinds(configs), set(configs))
+
+
+def kinds(configs):
+    return {run: "volumes" if one.axes == 3 else "slices" for run, one in configs.items()}
 
 
 def test_rows_by_method():
@@ -115,7 +119,7 @@ def test_other_tables_runs_and_pretrainings_are_left_out():
         two=config(volumes=True, method="finetune", init="/gone"),
         three=config(volumes=True, method="pretrain"),
     )
-    rows = assign(TABLES["III"], configs, {Path("one"), Path("two")})
+    rows = assign(TABLES["III"], configs, kinds(configs), {Path("one"), Path("two")})
     assert titles(rows) == {"3D nnUNet": ["one"]}
     assert rows.left_out == (
         "two is left out: no row of Table III is of method finetune",
@@ -165,7 +169,6 @@ def test_refuses(table, configs, message):
 
 
 def test_run_without_scores_is_refused():
-    with pytest.raises(
-        InputError, match=r"a has no metrics\.json: end its training with train\.py --resume --output a"
-    ):
-        assign(TABLES["III"], named(a=config(volumes=True)), set())
+    configs = named(a=config(volumes=True))
+    with pytest.raises(InputError, match=r"a has no metrics\.json: end its training with train\.py --resume"):
+        assign(TABLES["III"], configs, kinds(configs), set())

@@ -13,13 +13,13 @@ DSC = (MASK, "dsc")
 def volumes(scores, **changes):
     of = config(volumes=True, **changes)
     content = volume_content(of, {name: (dsc, dsc) for name, dsc in scores.items()})
-    return run_scores(Path(f"fold{of.fold}-seed{of.seed}"), of, content)
+    return run_scores(Path(f"fold{of.fold}-seed{of.seed}"), of, "volumes", content)
 
 
 def test_volumes():
     of = config(volumes=True)
     content = volume_content(of, {"a": (0.5, 0.25), "b": (None, None)}, failed=[{"name": "c", "message": "damaged"}])
-    found = run_scores(Path("run"), of, content)
+    found = run_scores(Path("run"), of, "volumes", content)
     assert found.values[MASK, "nsd"]["a"] == 0.25
     assert np.isnan(found.values[DSC]["b"])
     assert found.failed == ("c",)
@@ -31,7 +31,7 @@ def test_volumes():
 
 def test_slices():
     of = config(volumes=False)
-    found = run_scores(Path("run"), of, slice_content(of, {"7": 0.75}, flips=True))
+    found = run_scores(Path("run"), of, "slices", slice_content(of, {"7": 0.75}, flips=True))
     assert found.values["table_v_hard", "dice"] == {"7": 0.75}
     assert found.values["table_v_soft", "dice"] == {"7": 0.5}
     assert found.values["at_0.5", "mae"] == {"7": 0.25}
@@ -66,7 +66,7 @@ def test_seeds_with_fewer_folds_do_not_count_among_seeds():
 def test_scores_of_another_run_are_refused(name):
     of = config(volumes=False)
     with pytest.raises(InputError, match=rf"run: metrics\.json is of {name} 9, config\.json of .*evaluate\.py run"):
-        run_scores(Path("run"), of, slice_content(of, {"7": 0.75}, **{name: 9}))
+        run_scores(Path("run"), of, "slices", slice_content(of, {"7": 0.75}, **{name: 9}))
 
 
 @pytest.mark.parametrize(
@@ -75,10 +75,10 @@ def test_scores_of_another_run_are_refused(name):
 def test_damaged_scores_are_refused(images):
     of = config(volumes=False)
     with pytest.raises(InputError, match=r"metrics\.json is damaged .*; write it anew with evaluate\.py run"):
-        run_scores(Path("run"), of, slice_content(of, {}, images=images))
+        run_scores(Path("run"), of, "slices", slice_content(of, {}, images=images))
 
 
 def test_run_without_any_score_is_refused():
     of = config(volumes=True)
     with pytest.raises(InputError, match="run has no scored images"):
-        run_scores(Path("run"), of, volume_content(of, {}))
+        run_scores(Path("run"), of, "volumes", volume_content(of, {}))

@@ -5,9 +5,11 @@ import pytest
 import torch
 from covidct.errors import InputError
 from covidct.networks.plain_unet import plain_unet
-from covidct.run.config import PRESETS, VOLUME_PRESETS, Config
+from covidct.run.config import Config
 from covidct.run.systems import SYSTEMS, build_model, build_relation_loss, start_from, system, trained_groups
+from covidct.slices.presets import PRESETS
 from covidct.training.segmentation_loss import segmentation_loss
+from covidct.volumes.presets import PRESETS as VOLUME_PRESETS
 
 from relcons import DualEncoderUNet
 

@@ -7,10 +7,12 @@ import pytest
 import torch
 from covidct.ct.picture import Slice
 from covidct.errors import InputError
-from covidct.run.config import PRESETS, Config
-from covidct.slices import evaluation
-from covidct.slices.evaluation import check_writable, evaluate, predict_slice, read_metrics, score_slices
-from covidct.slices.metrics import MEASURES, PER_IMAGE
+from covidct.run import results
+from covidct.run.config import Config
+from covidct.run.results import check_writable, read_metrics
+from covidct.slices.evaluation import predict_slice, score_slices, write_metrics
+from covidct.slices.metrics import MEASURES, PER_IMAGE, summarise
+from covidct.slices.presets import PRESETS
 from PIL import Image
 from torch import nn
 
@@ -50,6 +52,13 @@ def empty_mask(item):
     with Image.open(item.mask_path) as mask:
         Image.new("L", mask.size).save(item.mask_path)
     return item
+
+
+def evaluate(model, slices, config, output, *, flips=False, progress=None):
+    """Scores and files as a run has them; the means."""
+    scored = score_slices(model, slices, config, flips=flips, progress=progress)
+    write_metrics(output, scored, config, flips=flips)
+    return summarise([item.result for item in scored])
 
 
 def test_perfect_model_scores_one(slices, config, output):
@@ -103,8 +112,8 @@ def test_empty_truths_and_predictions_are_counted(slices, config, output):
 
 def test_progress_and_mode(slices, config, output):
     calls, model = [], Bright().train()
-    evaluate(model, slices, config, output, progress=lambda *call: calls.append(call))
-    assert calls == [(1, 3), (2, 3), (3, 3)]
+    evaluate(model, slices, config, output, progress=calls.append)
+    assert calls == [1 / 3, 2 / 3, 1]
     assert model.training
 
 
@@ -151,7 +160,7 @@ def test_full_disk_leaves_the_old_results(slices, config, output, monkeypatch):
     def full(path, text):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(evaluation, "write_text", full)
+    monkeypatch.setattr(results, "write_text", full)
     with pytest.raises(InputError, match=r"run: the results cannot be written \(No space left on device\)"):
         evaluate(Bright(gain=0.1), slices, config, output)
     assert (output / "metrics.json").read_bytes() == before

@@ -11,14 +11,16 @@ import pytest
 import train
 from covidct.arguments import Arguments, resolve
 from covidct.errors import InputError
-from covidct.phantoms.slice_set import MANIFEST
+from covidct.phantoms import slice_set
+from covidct.phantoms.sets import MANIFEST
 from covidct.progress import stages_shown
+from covidct.results import wing_of
 from covidct.run.folder import run_name
 from covidct.sets.splits import source_split, volume_fold
 from covidct.slices.data import read_run_data
 from covidct.store import phantoms
-from covidct.store.phantoms import make_phantoms
 from covidct.store.store import StoreSettings, begin_store
+from covidct.volumes import wing
 from covidct.volumes.data import read_volume_data
 from covidct.volumes.evaluation import volume_test_cases
 from rich.console import Console
@@ -117,10 +119,10 @@ def test_a_run_on_phantoms_is_resumed_by_either_name(config, tmp_path):
 def test_each_stage_is_named(config, made):
     console = Console(file=io.StringIO(), width=120)
     with stages_shown(console) as stages:
-        make_phantoms(config, stages)
+        wing_of(config.dataset).make_phantoms(config, stages)
     assert console.file.getvalue() == "generating phantom volumes (once)\npreparing phantom volumes (once)\n"
     with stages_shown(console) as stages:
-        make_phantoms(config, stages)
+        wing_of(config.dataset).make_phantoms(config, stages)
     assert len(made) == 2
     assert console.file.getvalue().count("\n") == 2
 
@@ -128,7 +130,7 @@ def test_each_stage_is_named(config, made):
 def test_the_bar_names_the_stage(config, made):
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     with stages_shown(console) as stages:
-        make_phantoms(config, stages)
+        wing_of(config.dataset).make_phantoms(config, stages)
     shown = console.file.getvalue()
     assert 0 < shown.index("generating phantom volumes") < shown.index("preparing phantom volumes")
 
@@ -141,10 +143,10 @@ def test_slices_are_found_where_the_cache_is(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "covidct.slices.data.split", lambda *_: type("Split", (), {"train": (), "test": (), "name": ""})
     )
-    monkeypatch.setattr("covidct.slices.data.READERS", {"phantom": taken.append})
+    monkeypatch.setattr("covidct.slices.data.read_covid_semiseg", taken.append)
     for place in ("one", "two"):
         root = tmp_path / place
-        monkeypatch.setattr(phantoms, "phantom_root", lambda root=root: root)
+        monkeypatch.setattr(slice_set, "phantom_root", lambda root=root: root)
         read_run_data(config)
     assert taken == [tmp_path / place / part for place in ("one", "two") for part in ("target", "source")]
 
@@ -153,7 +155,8 @@ def test_evaluation_generates_volumes_and_no_stores(config, made, tmp_path, monk
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.json").write_text(config.to_json())
-    monkeypatch.setattr(evaluate, "_evaluate_volumes", lambda *_: 0)
+    monkeypatch.setattr(wing, "evaluate", lambda *_: 0)
+    monkeypatch.setattr(evaluate, "_check_run", lambda _: None)
     monkeypatch.setattr(sys, "argv", ["evaluate.py", str(run)])
     evaluate.main()
     assert made == ["volumes"]
@@ -164,8 +167,7 @@ def test_a_finished_run_needs_no_phantoms(config, made, tmp_path, monkeypatch, c
     run.mkdir()
     (run / "config.json").write_text(config.to_json())
     monkeypatch.setattr(train, "is_finished", lambda *_: True)
-    monkeypatch.setattr(train, "show_result", lambda *_: None)
-    monkeypatch.setattr(train, "failed_volumes", lambda *_: [])
+    monkeypatch.setattr(train, "show_result", lambda *_: 0)
     monkeypatch.setattr(sys, "argv", ["train.py", "--dataset", "covid-ct-20", "--resume", "--output", "run"])
     train.main()
     assert "This run is finished" in capsys.readouterr().out

@@ -7,12 +7,12 @@ import pickle
 import blosc2
 import numpy as np
 import pytest
+from covidct.ct.labels import OUTSIDE
 from covidct.errors import InputError
 from covidct.store import lesion_samples
 from covidct.store import store as module
 from covidct.store.preprocess import Plan
 from covidct.store.store import StoreSettings, begin_store, intensity_of, open_store, remove_leftovers
-from covidct.training.labels import OUTSIDE
 
 from tests.covid_ct.store_cases import SPACING, plan, save, store, volume
 

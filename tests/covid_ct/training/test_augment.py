@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from covidct.ct.labels import OUTSIDE
 from covidct.training.augment import augmentation, is_flat, larger_patch, rotation_range
-from covidct.training.labels import OUTSIDE
 
 
 def picture(size, outside=0):

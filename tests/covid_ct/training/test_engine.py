@@ -12,10 +12,11 @@ from covidct.errors import InputError
 from covidct.progress import TrainingProgress, work_shown
 from covidct.results import finish
 from covidct.run.checkpoint import cut_metrics, load_checkpoint, load_run, remove_leftovers, save_weights
-from covidct.run.config import PRESETS, Config
+from covidct.run.config import Config
 from covidct.run.folder import result_files
 from covidct.run.systems import SYSTEMS, build_model, build_relation_loss
 from covidct.slices.data import SliceData, read_run_data
+from covidct.slices.presets import PRESETS
 from covidct.slices.sampling import SliceSamples
 from covidct.training.batches import numbered_loader
 from covidct.training.engine import Trainer, make_fabric

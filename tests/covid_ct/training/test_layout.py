@@ -6,11 +6,13 @@ import covidct.training.engine
 import pytest
 import torch
 from covidct.ct.picture import Slice
-from covidct.run.config import PRESETS, VOLUME_PRESETS, Config
+from covidct.run.config import Config
 from covidct.run.systems import build_model
 from covidct.slices.data import SliceData
+from covidct.slices.presets import PRESETS
 from covidct.training.engine import Trainer, make_fabric, memory_layout
 from covidct.volumes.data import VolumeData
+from covidct.volumes.presets import PRESETS as VOLUME_PRESETS
 from rich.console import Console
 from torch import nn
 

@@ -8,13 +8,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 from covidct.errors import InputError
-from covidct.run.config import VOLUME_PRESETS, Config
+from covidct.run.config import Config
 from covidct.sets.readers import read_volume_set
 from covidct.sets.splits import source_split, volume_fold
 from covidct.store.store import StoreSettings, begin_store
 from covidct.volumes.data import read_volume_data
-from covidct.volumes.results import check_test_volumes
+from covidct.volumes.presets import PRESETS
 from covidct.volumes.sources import keep_sources
+from covidct.volumes.wing import check_test_volumes
 from rich.console import Console
 
 from tests.covid_ct.store_cases import SPACING, save, store, volume, write_scans
@@ -28,7 +29,7 @@ def config(tmp_path):
         save(tmp_path / "target", name, volume(number))
 
     def make(*source):
-        values = VOLUME_PRESETS["demo"] | {"dataset": "covid-ct-20", "data": "", "method": "pretrain", "preset": "demo"}
+        values = PRESETS["demo"] | {"dataset": "covid-ct-20", "data": "", "method": "pretrain", "preset": "demo"}
         folders = tuple(str(tmp_path / name) for name in source)
         return Config(**values, source=folders, store=str(tmp_path / "target"), fold=0, seed=0)
 

@@ -15,14 +15,15 @@ import torch
 from covidct.ct.volume import VolumeCase, load_volume
 from covidct.errors import InputError
 from covidct.run.checkpoint import load_run, save_weights
-from covidct.run.config import PRESETS, VOLUME_PRESETS, Config, read_config
+from covidct.run.config import Config, read_config
 from covidct.run.systems import build_model
 from covidct.sets.splits import volume_fold
+from covidct.slices.presets import PRESETS
 from covidct.store.preprocess import Plan
-from covidct.volumes import evaluation, results
+from covidct.volumes import evaluation, report, wing
 from covidct.volumes.evaluation import volume_test_cases
 from covidct.volumes.plan import read_plan, write_plan
-from covidct.volumes.results import failed_volumes, score_and_draw, show_volume_result
+from covidct.volumes.presets import PRESETS as VOLUME_PRESETS
 from rich.console import Console
 from torch import nn
 
@@ -59,7 +60,7 @@ def cases(tmp_path, save_volume):
 @pytest.fixture
 def bright(monkeypatch):
     """Every run's network is `Bright`."""
-    monkeypatch.setattr(evaluate, "load_run", lambda run: (load_run(run)[0], Bright()))
+    monkeypatch.setattr(report, "load_run", lambda run: (load_run(run)[0], Bright()))
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def make_run(tmp_path, monkeypatch, cases):
     def of_fold(config, data, *, by_patient):
         return tuple(cases[name][0] for name in FOLDS[config.fold])
 
-    monkeypatch.setattr(evaluate, "volume_test_cases", of_fold)
+    monkeypatch.setattr(report, "volume_test_cases", of_fold)
     return make
 
 
@@ -167,7 +168,7 @@ def test_folds_of_two_methods_are_two_rows_and_go_where_asked(call, make_run, tm
 
 
 def test_phantoms_and_real_scans_are_not_pooled(call, make_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "make_phantoms", lambda *_, **__: None)
+    monkeypatch.setattr(wing, "make_phantoms", lambda *_, **__: None)
     folds = [(dataset, fold) for dataset in ("covid-ct-20", "phantom-volumes") for fold in (0, 1)]
     runs = [make_run(f"{dataset}-{fold}", dataset=dataset, fold=fold) for dataset, fold in folds]
     call(*runs, "--folds")
@@ -231,9 +232,8 @@ def test_volume_that_cannot_be_used_is_reported_and_the_others_scored(call, make
     result = content(run / "metrics.json")
     assert [item["name"] for item in result["volumes"]] == ["a", "c"]
     assert [item["name"] for item in result["failed"]] == ["b"]
-    assert failed_volumes(run, read_config(run / "config.json")) == ["b"]
     console = Console(record=True, width=200)
-    show_volume_result(run, read_config(run / "config.json"), console)
+    assert wing.show(run, read_config(run / "config.json"), console) == 1
     assert f"not scored: b: {cut} cannot be read" in console.export_text()
     text, _, _ = call(run, "--folds", "--by-patient")
     words = " ".join(text.split())
@@ -331,9 +331,10 @@ def test_the_picture_takes_the_mask_that_was_scored(make_run, cases, monkeypatch
     def draw(path, image, mask, spacing, *, truth, title):
         drawn.append((mask, truth, title))
 
-    monkeypatch.setattr(results, "draw_lesions", draw)
+    monkeypatch.setattr(wing, "draw_lesions", draw)
     for _ in range(2):
-        score_and_draw(run, config, Bright(), data, Console(file=io.StringIO()))
+        wing.score(run, config, Bright(), data, Console(file=io.StringIO()))
+        wing.draw(run, config, Bright(), data)
     assert len(counted) == 3
     for mask, truth, title in drawn:
         assert title == f"b: DSC {cases['b'][1]:.3f}, the median of 3 test volumes"
@@ -345,7 +346,7 @@ def test_the_picture_takes_the_mask_that_was_scored(make_run, cases, monkeypatch
     np.testing.assert_array_equal(np.asarray(given.dataobj) > -200, np.asarray(kept.dataobj))
     (run / "evaluation" / "c.nii.gz").unlink()
     (run / "evaluation" / ".c.nii.gz.1-0.nii.gz").touch()
-    score_and_draw(run, config, Bright(), data, Console(file=io.StringIO()))
+    wing.score(run, config, Bright(), data, Console(file=io.StringIO()))
     assert len(counted) == 4
     assert sorted(path.name for path in (run / "evaluation").iterdir()) == sorted(
         f"{name}{ending}" for name in "abc" for ending in (".json", ".nii.gz")
@@ -412,7 +413,7 @@ def test_folds_that_do_not_fit_are_refused_before_computing(make_run, monkeypatc
 def test_folds_on_different_grids_are_refused(make_run, tmp_path, monkeypatch):
     runs = [make_run("one"), make_run("two", fold=1)]
     write_plan(runs[1], replace(read_plan(runs[1]), spacing=(6.0, 2.0, 2.0)))
-    monkeypatch.setattr(evaluate, "_score_volumes", None)
+    monkeypatch.setattr(report, "_evaluated", None)
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, runs), "--folds"])
     message = r"one was trained at spacing \(3\.0, 2\.0, 2\.0\) mm .*two at \(6\.0, .* folds of one row share both"
     with pytest.raises(InputError, match=message):
@@ -428,7 +429,7 @@ def test_folds_on_different_grids_are_refused(make_run, tmp_path, monkeypatch):
 )
 def test_an_output_that_cannot_be_is_refused_before_scoring(make_run, tmp_path, monkeypatch, folds, message):
     (tmp_path / "out").touch()
-    monkeypatch.setattr(evaluate, "_score_volumes", None)
+    monkeypatch.setattr(report, "_evaluated", None)
     monkeypatch.setattr(sys, "argv", ["evaluate.py", str(make_run("one")), *folds, "--output", str(tmp_path / "out")])
     with pytest.raises(InputError, match=message):
         evaluate.main()
@@ -457,7 +458,7 @@ def test_fold_without_a_single_score_is_refused(call, make_run, cases, monkeypat
 def test_unlabelled_volume_is_reported(make_run, cases, call, monkeypatch):
     run = make_run("one")
     bare = tuple(replace(cases[name][0], mask=None) for name in "ab")
-    monkeypatch.setattr(evaluate, "volume_test_cases", lambda *_, **__: bare)
+    monkeypatch.setattr(report, "volume_test_cases", lambda *_, **__: bare)
     _, code, err = call(run)
     assert code == 2
     assert err.count("has no mask; only labelled volumes can be evaluated") == 2

@@ -14,11 +14,13 @@ import pytest
 import torch
 from covidct.errors import InputError
 from covidct.run.checkpoint import load_run, save_weights
-from covidct.run.config import PRESETS, VOLUME_PRESETS, Config
+from covidct.run.config import Config
 from covidct.run.systems import build_model
+from covidct.slices.presets import PRESETS
 from covidct.store.preprocess import Plan
 from covidct.volumes import prediction
 from covidct.volumes.plan import write_plan
+from covidct.volumes.presets import PRESETS as VOLUME_PRESETS
 from torch import nn
 
 SPACING = (3.0, 2.0, 2.0)  # of save_volume, (z, y, x)
@@ -58,7 +60,7 @@ def run(tmp_path):
 @pytest.fixture
 def bright(monkeypatch):
     """The run's network is `Bright`."""
-    monkeypatch.setattr(predict, "load_run", lambda run: (load_run(run)[0], Bright()))
+    monkeypatch.setattr(prediction, "load_run", lambda run: (load_run(run)[0], Bright()))
 
 
 @pytest.fixture
@@ -241,7 +243,7 @@ def test_bad_files_are_reported_and_the_others_done(run, bright, chest, save_vol
 def test_diverged_training_is_said(run, chest, save_volume, tmp_path, monkeypatch, capsys):
     broken = Bright()
     broken.scale.data *= np.nan
-    monkeypatch.setattr(predict, "load_run", lambda run: (load_run(run)[0], broken))
+    monkeypatch.setattr(prediction, "load_run", lambda run: (load_run(run)[0], broken))
     path = save_volume(tmp_path / "case.nii.gz", chest()[0])
     monkeypatch.setattr(sys, "argv", ["predict.py", str(run), str(path), "--output", str(tmp_path / "out")])
     with pytest.raises(SystemExit):
@@ -465,7 +467,7 @@ def test_interrupted_replacement_is_not_taken_for_the_old_result(call, run, ches
     call(*arguments)
     before = (tmp_path / "out" / "case.nii.gz").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(predict, "load_run", lambda run: (load_run(run)[0], Bright()))
+        patch.setattr(prediction, "load_run", lambda run: (load_run(run)[0], Bright()))
 
         def killed(*_, **__):
             raise KeyboardInterrupt

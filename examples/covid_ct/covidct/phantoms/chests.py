@@ -3,14 +3,15 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from covidct.ct.volume import WINDOW
 from covidct.phantoms.anatomy import Patient, lung_depth
 from covidct.phantoms.lesions import Covid, Mask, Source
 from covidct.phantoms.sections import AIR, Section, coverage, normal_section, place
 from covidct.phantoms.texture import Array, Grid, Scanner
 from covidct.phantoms.vessels import Tree, draw_tree, grow
 
-WINDOW = (-1250.0, 250.0)
 KINDS = ("nodule", "mass", "effusion")
 
 
@@ -77,8 +78,13 @@ def target_slice(seed: int, index: int) -> tuple[np.ndarray, Mask]:
     chest.paint_bronchi(section)
     chest.paint_vessels(section)
     hu = chest.scanner.scan(rng, section.hu, grid)
+    return windowed(hu), mask
+
+
+def windowed(hu: Array) -> NDArray[np.uint8]:
+    """HU clipped to the lung window and scaled to 0..255."""
     low, high = WINDOW
-    return np.rint(np.clip((hu - low) / (high - low), 0, 1) * 255).astype(np.uint8), mask
+    return np.asarray(np.rint(np.clip((hu - low) / (high - low), 0, 1) * 255), dtype=np.uint8)
 
 
 def source_case(seed: int, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -7,11 +7,7 @@ none is at hand: to try the example, to test it. Numbers measured on it say noth
 import gzip
 import io
 import json
-import os
-import secrets
-import shutil
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +17,14 @@ from PIL import Image
 from scipy import ndimage
 
 from covidct.errors import InputError
+from covidct.files import cache_folder
 from covidct.phantoms.chests import KINDS, source_case, target_slice
+from covidct.phantoms.sets import MANIFEST, Progress, generated
+from covidct.sets.splits import published
 
 VERSION = "phantom-2d-v1"
-MANIFEST = "phantom.json"
-SPLITS = Path(__file__).parent.parent / "sets" / "splits.json"
 TRAINING = Path("target/Dataset/TrainingSet/LungInfection-Train/Doctor-label")
 TESTING = Path("target/Dataset/TestingSet/LungInfection-Test")
-
-Progress = Callable[[int, int], None]
 
 
 def write_phantoms(
@@ -55,7 +50,7 @@ def write_phantoms(
 
     Raises InputError if more slices are asked for than the lists have names; OSError if a file cannot be written.
     """
-    names = json.loads(SPLITS.read_text(encoding="utf-8"))["covid_semiseg"]
+    names = published()["covid_semiseg"]
     training = _first(names["train"], labelled, "labelled")
     testing = _first(names["test"], test, "test")
     root = Path(root)
@@ -85,60 +80,14 @@ def phantom_root(cache: Path | None = None, seed: int = 0, *, progress: Progress
 
     Raises InputError if the folder cannot be written.
     """
-    root = cache_of(cache) / "relcons" / f"{VERSION}-seed{seed}"
+    root = cache_folder(cache) / f"{VERSION}-seed{seed}"
     return generated(root, lambda folder: write_phantoms(folder, seed=seed, progress=progress))
 
 
-def generated(root: Path, write: Callable[[Path], Any]) -> Path:
-    """`root`, filled on the first call by `write(folder)`, whole or not at all; `write` leaves MANIFEST in it last.
-
-    Raises InputError if the folder cannot be written.
-    """
-    if _complete(root):
-        return root
-    temporary = root.with_name(f".{root.name}.{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        temporary.mkdir(parents=True)
-        _remove_abandoned(root)
-        write(temporary)
-        _move(temporary, root)
-    except OSError as error:
-        raise InputError(
-            f"the phantom data cannot be written to {root}: {error.strerror or error}; free some space there, or set "
-            "XDG_CACHE_HOME to a folder that can be written"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return root
-
-
-def cache_of(cache: Path | None) -> Path:
-    """`cache`, by default $XDG_CACHE_HOME or ~/.cache."""
-    if cache is not None:
-        return Path(cache)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-
-
-def _complete(root: Path) -> bool:
-    return (root / MANIFEST).is_file()
-
-
-def _move(temporary: Path, root: Path) -> None:
-    try:
-        os.rename(temporary, root)
-    except OSError:
-        if _complete(root):
-            return
-        # Somebody removed a part of an older set, its manifest among it.
-        shutil.rmtree(root)
-        os.rename(temporary, root)
-
-
-def _remove_abandoned(root: Path) -> None:
-    for folder in root.parent.glob(f".{root.name}.*"):
-        # No generation takes an hour: its process is gone.
-        if time.time() - folder.stat().st_mtime > 3600:
-            shutil.rmtree(folder, ignore_errors=True)
+def phantom_slices() -> tuple[Path, Path]:
+    """Folders of the target slices and of the source volumes, wherever the cache is now."""
+    root = phantom_root()
+    return root / "target", root / "source"
 
 
 def _first(names: Sequence[int], count: int, argument: str) -> list[str]:

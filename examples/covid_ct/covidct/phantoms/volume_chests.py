@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covidct.phantoms.anatomy import ellipse_depth
-from covidct.phantoms.chests import WINDOW, Chest, back_of, paint_table
+from covidct.phantoms.chests import Chest, back_of, paint_table
 from covidct.phantoms.lesions import Mask
 from covidct.phantoms.sections import FAT, MUSCLE, Section, coverage, normal_section
 from covidct.phantoms.texture import Array, Grid
@@ -71,12 +71,6 @@ def source_volume(seed: int, patient: int, frame: Frame, kind: str) -> PhantomVo
     rng = np.random.default_rng([seed, 5, patient])
     chest = Chest.draw_whole(rng)
     return _scan(rng, chest, frame, SourceVolume.draw(rng, chest.patient, kind), metal=False)
-
-
-def windowed(hu: Array) -> NDArray[np.uint8]:
-    """HU clipped to the lung window and scaled to 0..255."""
-    low, high = WINDOW
-    return np.asarray(np.rint(np.clip((hu - low) / (high - low), 0, 1) * 255), dtype=np.uint8)
 
 
 def _scan(

@@ -12,8 +12,12 @@ from typing import Any
 import nibabel
 import numpy as np
 
-from covidct.phantoms.slice_set import MANIFEST, SPLITS, Progress, cache_of, generated, nifti
-from covidct.phantoms.volume_chests import Frame, PhantomVolume, source_volume, target_volume, windowed
+from covidct.files import cache_folder
+from covidct.phantoms.chests import windowed
+from covidct.phantoms.sets import MANIFEST, Progress, generated
+from covidct.phantoms.slice_set import nifti
+from covidct.phantoms.volume_chests import Frame, PhantomVolume, source_volume, target_volume
+from covidct.sets.splits import published
 
 VERSION = "phantom-3d-v1"
 TARGET, MSD, NSCLC = Path("target"), Path("source/msd/Task06_Lung"), Path("source/nsclc")
@@ -44,8 +48,13 @@ def volume_phantom_root(cache: Path | None = None, seed: int = 0, *, progress: P
 
     Raises InputError if the folder cannot be written.
     """
-    root = cache_of(cache) / "relcons" / f"{VERSION}-seed{seed}"
+    root = cache_folder(cache) / f"{VERSION}-seed{seed}"
     return generated(root, lambda folder: write_volume_phantoms(folder, seed=seed, progress=progress))
+
+
+def phantom_volumes() -> Path:
+    """Folder of the target volumes, in the layout of covid-ct-20, wherever the cache is now."""
+    return volume_phantom_root() / TARGET
 
 
 def write_volume_phantoms(
@@ -78,7 +87,7 @@ def write_volume_phantoms(
 
 
 def _scans() -> list[_Scan]:
-    splits = json.loads(SPLITS.read_text(encoding="utf-8"))
+    splits = published()
     fold = splits["covid20_task1_folds"]["folds"][0]
     parts = {"target": sorted(fold["train"] + fold["test"])}
     for part, key, counts in (("msd", "msd_lung", MSD_CASES), ("nsclc", "nsclc_pe", NSCLC_CASES)):

@@ -27,11 +27,16 @@ def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
     write_bytes(run / CHECKPOINT, buffer.getvalue())
 
 
+def has_begun(run: Path) -> bool:
+    """Whether there is a checkpoint to go on from."""
+    return (run / CHECKPOINT).exists()
+
+
 def load_checkpoint(run: Path) -> dict[str, Any] | None:
     """The state that `run`/checkpoint.pt holds, on the CPU; None if there is no checkpoint yet."""
-    path = run / CHECKPOINT
-    if not path.exists():
+    if not has_begun(run):
         return None
+    path = run / CHECKPOINT
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What a run is: one frozen dataclass, its presets, and its JSON."""
+"""What a run is: one frozen dataclass, and its JSON."""
 
 import json
 import math
@@ -8,6 +8,15 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from covidct.errors import InputError
+from covidct.run.precision import PRECISIONS
+from covidct.sets.splits import FOLDS
+
+# What presets share: those of minutes or hours, and the paper's.
+SHORT: dict[str, Any] = {"resize": False, "flips": False, "log_every": 10, "checkpoint_every": 100, "workers": 1}
+LONG: dict[str, Any] = {
+    **{"steps": 250_000, "batch_size": 2, "resize": False, "precision": "16", "flips": True, "workers": 8},
+    **{"log_every": 250, "relations_every": 5000, "checkpoint_every": 1000},
+}
 
 
 @dataclass(frozen=True)
@@ -99,106 +108,6 @@ class Config:
 
 def _times(numbers: Sequence[int]) -> str:
     return " x ".join(map(str, numbers))
-
-
-FOLDS = 5
-PRECISIONS = ("32", "bf16", "16")
-
-# What a preset decides. "auto" precision is bf16 where the processor computes in it, 32 elsewhere.
-PRESETS: dict[str, dict[str, Any]] = {
-    "demo": {
-        "steps": 600,
-        "batch_size": 4,
-        "size": (112, 96),
-        "resize": True,
-        "features_per_stage": (8, 16, 32, 64, 128),
-        "precision": "32",
-        "flips": False,
-        "log_every": 10,
-        "relations_every": 100,
-        "checkpoint_every": 100,
-        "workers": 1,
-    },
-    "cpu": {
-        "steps": 1200,
-        "batch_size": 4,
-        "size": (224, 192),
-        "resize": True,
-        "features_per_stage": (16, 32, 64, 128, 240, 240),
-        "precision": "auto",
-        "flips": True,
-        "log_every": 10,
-        "relations_every": 200,
-        "checkpoint_every": 100,
-        "workers": 1,
-    },
-    "paper": {
-        "steps": 250_000,
-        "batch_size": 2,
-        "size": (448, 384),
-        "resize": False,
-        "features_per_stage": (32, 64, 128, 256, 480, 480, 480),
-        "precision": "16",
-        "flips": True,
-        "log_every": 250,
-        "relations_every": 5000,
-        "checkpoint_every": 1000,
-        "workers": 8,
-    },
-}
-
-
-# The same for volumes; in preset `paper` the recipe of Table I, planned by nnU-Net.
-VOLUME_PRESETS: dict[str, dict[str, Any]] = {
-    "demo": {
-        "steps": 300,
-        "batch_size": 2,
-        "size": (16, 48, 48),
-        "resize": False,
-        "features_per_stage": (8, 16, 32, 64),
-        "strides": ((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 2)),
-        "kernel_sizes": ((1, 3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3)),
-        "precision": "32",
-        "flips": False,
-        "log_every": 10,
-        "relations_every": 50,
-        "checkpoint_every": 50,
-        "workers": 1,
-        # Momentum 0.99 looks back over 100 steps: in 300 it finds no lesion.
-        "learning_rate": 0.05,
-        "momentum": 0.9,
-    },
-    "cpu": {
-        "steps": 1200,
-        "batch_size": 2,
-        "size": (28, 96, 112),
-        "resize": False,
-        "features_per_stage": (16, 32, 64, 128, 160),
-        "strides": ((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 2), (1, 2, 2)),
-        "kernel_sizes": ((1, 3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3)),
-        "precision": "auto",
-        "flips": False,
-        "log_every": 10,
-        "relations_every": 200,
-        "checkpoint_every": 100,
-        "workers": 1,
-    },
-    "paper": {
-        "steps": 250_000,
-        "batch_size": 2,
-        "size": (56, 160, 192),
-        "resize": False,
-        "features_per_stage": (32, 64, 128, 256, 320, 320),
-        "strides": ((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (1, 2, 2)),
-        "kernel_sizes": ((1, 3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3)),
-        "precision": "16",
-        "flips": True,
-        "log_every": 250,
-        "relations_every": 5000,
-        "checkpoint_every": 1000,
-        "workers": 8,
-    },
-}
 
 
 def read_config(path: Path) -> Config:

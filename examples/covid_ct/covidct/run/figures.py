@@ -1,7 +1,7 @@
-"""A run's pictures: training curves, relation matrices (Figs. 5 and 6 of the paper), predictions (Fig. 4)."""
+"""A run's pictures: training curves, relation matrices (Figs. 5 and 6 of the paper), and what others are made of."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from numpy.typing import NDArray
-from torch import nn
 
-from covidct.ct.picture import Slice, load_slice
 from covidct.errors import InputError
 from covidct.files import replacing
-from covidct.run.config import Config
-from covidct.slices.evaluation import predict_slice, read_metrics
-from covidct.slices.metrics import binarise
 from relcons.plot import plot_relations
 
 PURPLE = "#cc79a7"
@@ -38,10 +32,6 @@ PANELS: tuple[tuple[str, dict[str, str], bool], ...] = (
     ("λ", {"": "lambda"}, False),
 )
 MOMENTS = 5
-# Where in the slices, sorted from best to worst Dice, the columns of predictions.png are taken. Of two that fall on the
-# same slice, because there are few, the later names it.
-CASES = {"upper quartile": 0.25, "lower quartile": 0.75, "median": 0.5, "worst": 1.0, "best": 0.0}
-TRUTH = {"lesion (truth)": PURPLE}
 OUTCOMES = {"found (true positive)": GREEN, "false alarm (false positive)": ORANGE, "missed (false negative)": BLUE}
 OPACITY = 0.55
 
@@ -72,39 +62,6 @@ def draw_relations(run: Path) -> Path:
         labels=[f"step {_step(path)}" for path in chosen],
     )
     return save_figure(figure, run / "relations.png")
-
-
-def draw_predictions(
-    run: Path, model: nn.Module, slices: Sequence[Slice], config: Config, *, flips: bool = False
-) -> Path:
-    """Draw `run`/predictions.png: image, truth and prediction of the best, the worst and three slices between.
-
-    Args:
-        run: with the metrics.json that `covidct.slices.evaluation.evaluate` wrote for the same slices; its Dice at 0.5
-            chooses the slices.
-        model, slices, config, flips: as `evaluate` had them.
-    """
-    dice = {image["name"]: image["at_0.5"]["dice"] for image in read_metrics(run)["images"]}
-    known = [item for item in slices if item.name in dice]
-    if not known:
-        raise InputError(f"{run / 'metrics.json'} scores other slices than these; run evaluate.py {run} first")
-    ranked = sorted(known, key=lambda item: -dice[item.name])
-    places = {round(share * (len(ranked) - 1)): label for label, share in CASES.items()}
-    figure = new_figure(2.3 * len(places) + 0.3, 7.4)
-    axes = figure.subplots(3, len(places), squeeze=False)
-    for column, (place, label) in zip(axes.T, sorted(places.items()), strict=True):
-        item = ranked[place]
-        image, truth = load_slice(item)
-        if truth is None:
-            raise InputError(f"{item.path} has no mask")
-        prediction = binarise(predict_slice(model, image, config, flips=flips, name=str(item.path)))
-        _draw_case(column, image, truth, prediction)
-        column[0].set_title(f"{label}: slice {item.name}\nDice {dice[item.name]:.3f}", fontsize="medium")
-    for ax, name in zip(axes[:, 0], ("image", "truth", "prediction"), strict=True):
-        ax.set_ylabel(name)
-    patches = [Patch(color=colour, label=name) for name, colour in (TRUTH | OUTCOMES).items()]
-    figure.legend(handles=patches, loc="outside lower center", ncols=min(4, len(places)), frameon=False)
-    return save_figure(figure, run / "predictions.png")
 
 
 def _draw_panel(ax: Axes, log: list[dict[str, Any]], title: str, keys: Mapping[str, str], logarithmic: bool) -> None:
@@ -173,21 +130,6 @@ def _read_matrices(path: Path) -> dict[str, NDArray[np.float32]]:
             return {name: content[name] for name in content.files}
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); remove it") from None
-
-
-def _draw_case(
-    column: Sequence[Axes], image: NDArray[np.float32], truth: NDArray[np.bool_], prediction: NDArray[np.bool_]
-) -> None:
-    found, false, missed = OUTCOMES.values()
-    shown = (
-        {},
-        {PURPLE: truth},
-        {found: truth & prediction, false: prediction & ~truth, missed: truth & ~prediction},
-    )
-    for ax, masks in zip(column, shown, strict=True):
-        ax.imshow(overlay(image, masks), interpolation="nearest")
-        ax.set_xticks([])
-        ax.set_yticks([])
 
 
 def overlay(image: NDArray[np.float32], masks: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.float64]:

@@ -12,7 +12,6 @@ from covidct.errors import InputError
 from covidct.files import write_text
 from covidct.run.config import Config
 from covidct.run.systems import system
-from covidct.volumes.plan import has_plan
 
 PICTURES_BYTES = 32 * 2**20
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -61,14 +60,7 @@ def result_files(run: Path, config: Config) -> list[Path]:
         names += ["metrics.json", "metrics.csv", "predictions.png"]
     if system(config.method).dual:
         names.append("relations.png")
-    if config.axes == 3:
-        names.append("plan.json")
     return [run / name for name in names]
-
-
-def is_finished(run: Path, config: Config) -> bool:
-    """Whether every result is there; of volumes, with a plan that can be read."""
-    return all(path.is_file() for path in result_files(run, config)) and (config.axes == 2 or has_plan(run))
 
 
 def prepare(run: Path, config: Config, parameters: int, *, resume: bool) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from covidct.errors import InputError
-from covidct.run.config import FOLDS, Config, read_config
-from covidct.store.preprocess import Plan
+from covidct.run.config import Config, read_config
+from covidct.sets.splits import FOLDS
 
 # What may differ between runs of one group: whose mean is taken, and what does not change a result.
 FREE = {"seed", "fold", "data", "store", "workers", "log_every", "relations_every", "checkpoint_every"}
@@ -35,21 +35,6 @@ def check_folds(runs: Sequence[tuple[Path, Config]]) -> None:
                 f"{taken[place]} and {run} are both fold {config.fold} of one method and seed; leave one out"
             )
         taken[place] = run
-
-
-def check_plans(runs: Sequence[tuple[Path, Config, Plan]]) -> None:
-    """InputError where runs on volumes of one group were trained on different grids, whose scores are no one row.
-
-    The statistics of the grey values are each fold's own.
-    """
-    first: dict[str, tuple[Path, Plan]] = {}
-    for run, config, plan in runs:
-        other, like = first.setdefault(key(config), (run, plan))
-        if (plan.spacing, plan.patch_size) != (like.spacing, like.patch_size):
-            raise InputError(
-                f"{other} was trained at spacing {like.spacing} mm on patches of {like.patch_size} voxels, {run} at "
-                f"{plan.spacing} mm on {plan.patch_size}: folds of one row share both; evaluate them apart"
-            )
 
 
 def groups(evaluated: Sequence[T]) -> list[list[T]]:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Kind = Literal["volumes", "slices"]
+# What the images are, as the wings call them: "volumes" or "slices".
+Kind = str
 TableName = Literal["III", "IV", "V", "VI"]
 
 HEADING = "paper (Zhang et al. 2021), not measured here"

@@ -5,6 +5,8 @@ import torch
 from covidct.errors import InputError
 
 FABRIC_PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+PRECISIONS = tuple(FABRIC_PRECISION)
+AUTOCAST = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
 
 
 def resolve_precision(asked: str, *, cuda: bool) -> str:
@@ -21,6 +23,18 @@ def resolve_precision(asked: str, *, cuda: bool) -> str:
         return asked
     native = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else processor_has_bf16()
     return "bf16" if native else "32"
+
+
+def inference_precision(trained: str, device: torch.device) -> str:
+    """What a model trained in `trained` computes in: 32 bits on the CPU, where 16-bit floats are no faster."""
+    return "32" if device.type == "cpu" and trained == "16" else trained
+
+
+def autocast_dtype(precision: str) -> torch.dtype | None:
+    """What autocast computes in, None for no autocast; ValueError for a precision that does not exist."""
+    if precision not in AUTOCAST:
+        raise ValueError(f"precision must be one of {', '.join(AUTOCAST)}, got {precision!r}")
+    return AUTOCAST[precision]
 
 
 def processor_has_bf16() -> bool:

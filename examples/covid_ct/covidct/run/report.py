@@ -8,7 +8,7 @@ from covidct.errors import InputError
 from covidct.run.paper import ALIKE, MEASURES, Figure, Kind, PaperRow, PaperTable
 from covidct.run.report_notes import differing, missing, published_notes, settings_line, uncommon
 from covidct.run.rows import Rows
-from covidct.run.scores import MASK, Place, RunScores, Score, evaluations, kind_of, seed_means
+from covidct.run.scores import MASK, Place, RunScores, Score, evaluations, seed_means
 from covidct.run.statistics import Paired, Summary, case_means, compare, holm, over_cases, summarise
 
 # What all runs of one table share.
@@ -93,7 +93,7 @@ def make_report(table: PaperTable, rows: Rows, scores: Mapping[Path, RunScores])
     """
     runs = [scores[run] for _, found in rows.rows for run in found]
     _check_alike(runs)
-    kind, by_fold = kind_of(runs[0].config), runs[0].config.fold is not None
+    kind, by_fold = runs[0].kind, runs[0].config.fold is not None
     filled = [_Filled(_title(row, kind), row, tuple(scores[run] for run in found)) for row, found in rows.rows]
     protocols = (PUBLISHED, ALIKE) if kind == "slices" else (PUBLISHED,)
     by_title = {one.title: one.runs for one in filled}

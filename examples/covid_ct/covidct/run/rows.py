@@ -9,10 +9,9 @@ from pathlib import Path
 from covidct.errors import InputError
 from covidct.run.config import Config, read_config
 from covidct.run.groups import groups, label
-from covidct.run.paper import TABLES, PaperRow, PaperTable
-from covidct.run.scores import kind_of
+from covidct.run.paper import TABLES, Kind, PaperRow, PaperTable
+from covidct.run.results import SOURCES
 
-SOURCES = "sources.json"
 # How the folder of a set may be called, where no store says what it is.
 FOLDER_NAMES = {
     "msd-lung": r"msd|task06",
@@ -39,7 +38,9 @@ class Rows:
     left_out: tuple[str, ...] = ()
 
 
-def assign(table: PaperTable, configs: Mapping[Path, Config], scored: Collection[Path]) -> Rows:
+def assign(
+    table: PaperTable, configs: Mapping[Path, Config], kinds: Mapping[Path, Kind], scored: Collection[Path]
+) -> Rows:
     """The rows of `table` with their runs.
 
     Runs of a method that no table of the paper has, and of this table's methods on a source that it has not, get rows
@@ -49,12 +50,13 @@ def assign(table: PaperTable, configs: Mapping[Path, Config], scored: Collection
     Args:
         table: of the paper.
         configs: of the runs.
+        kinds: of their images.
         scored: the runs that have a metrics.json.
 
     Raises InputError if a run is of another kind than the table, a run of one of its rows is not scored, two settings
     or two runs of one fold and seed would share a row, or no run is left.
     """
-    _check_kinds(table, configs)
+    _check_kinds(table, kinds)
     taken: dict[str, list[Named]] = {row.title: [] for row in table.rows}
     others, left_out = [], []
     for run, config in configs.items():
@@ -139,8 +141,7 @@ def _set_of(folder: Path) -> str:
     return folder.name
 
 
-def _check_kinds(table: PaperTable, configs: Mapping[Path, Config]) -> None:
-    kinds = {run: kind_of(config) for run, config in configs.items()}
+def _check_kinds(table: PaperTable, kinds: Mapping[Path, Kind]) -> None:
     first = next(iter(kinds))
     for run, kind in kinds.items():
         if kind not in table.kinds:

@@ -24,7 +24,7 @@ Place = tuple[int | None, str]
 
 @dataclass(frozen=True)
 class RunScores:
-    """The scores of one finished run.
+    """The scores of one finished run on images of a kind.
 
     values: score -> image -> value, NaN where there was nothing to find and nothing found.
     failed: volumes that could not be scored.
@@ -34,26 +34,21 @@ class RunScores:
 
     run: Path
     config: Config
+    kind: Kind
     values: Mapping[Score, Mapping[str, float]]
     failed: tuple[str, ...] = ()
     inference: Mapping[str, Any] = field(default_factory=dict)
     named: Mapping[str, Any] = field(default_factory=dict)
 
 
-def kind_of(config: Config) -> Kind:
-    """What a run was trained on."""
-    return "volumes" if config.axes == 3 else "slices"
-
-
-def run_scores(run: Path, config: Config, content: Mapping[str, Any]) -> RunScores:
-    """The scores in `content`, a run's metrics.json; InputError if it is damaged or not this run's."""
+def run_scores(run: Path, config: Config, kind: Kind, content: Mapping[str, Any]) -> RunScores:
+    """The scores in `content`, a run's metrics.json; InputError if it is damaged or another run's."""
     for name in ("dataset", "method", "fold", "seed"):
         if content.get(name) != getattr(config, name):
             raise InputError(
                 f"{run}: metrics.json is of {name} {content.get(name)}, config.json of {getattr(config, name)}; write "
                 f"it anew with evaluate.py {run}"
             )
-    kind = kind_of(config)
     try:
         images = {str(image["name"]): _values(image, kind) for image in content[LISTED[kind]]}
         failed = tuple(str(item["name"]) for item in content.get("failed", ()))
@@ -72,6 +67,7 @@ def run_scores(run: Path, config: Config, content: Mapping[str, Any]) -> RunScor
     return RunScores(
         run=run,
         config=config,
+        kind=kind,
         values={score: {name: found[score] for name, found in images.items()} for score in scores},
         failed=failed,
         inference=inference,

@@ -37,7 +37,7 @@ class System:
         return self.general or self.on_source
 
     @property
-    def on_volumes_alone(self) -> bool:
+    def pretrains(self) -> bool:
         """Whether it is, or starts from, a pre-training on lesions, as rows of the tables of volumes alone do."""
         return self.on_source or self.start != "nothing"
 

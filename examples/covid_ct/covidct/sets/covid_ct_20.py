@@ -6,6 +6,7 @@ from pathlib import Path
 from covidct.ct.volume import VolumeCase
 from covidct.errors import InputError
 from covidct.files import entries
+from covidct.sets.names import COVID_CT_20
 from covidct.sets.splits import covid_ct_20_names, patient_of
 from covidct.sets.volume_set import VolumeSet, volumes_in
 
@@ -36,7 +37,7 @@ def read_covid_ct_20(folder: Path) -> VolumeSet:
             skipped.append(f"{images[name]}: no mask of it in Infection_Mask or Lung_and_Infection_Mask; add it")
         else:
             cases.append(_case(name, images[name], {kind: found.get(name) for kind, found in masks.items()}))
-    return VolumeSet("covid-ct-20", tuple(cases), tuple(skipped))
+    return VolumeSet(COVID_CT_20, tuple(cases), tuple(skipped))
 
 
 def published_name(stem: str) -> str:

@@ -15,6 +15,7 @@ from covidct.sets.lits import read_lits
 from covidct.sets.medseg import read_medseg
 from covidct.sets.mosmed import read_mosmed
 from covidct.sets.msd_lung import read_msd_lung
+from covidct.sets.names import COVID_CT_20, PHANTOM_VOLUMES
 from covidct.sets.nnunet_raw import read_nnunet_raw
 from covidct.sets.nsclc_pe import read_nsclc_pe
 from covidct.sets.plain_folder import read_plain_folder
@@ -23,7 +24,7 @@ from covidct.sets.volume_set import VolumeSet
 __all__ = ["READERS", "VolumeSet", "describe", "read_volume_set"]
 
 READERS: Mapping[str, Callable[[Path], VolumeSet]] = {
-    "covid-ct-20": read_covid_ct_20,
+    COVID_CT_20: read_covid_ct_20,
     "msd-lung": read_msd_lung,
     "nsclc-pe": read_nsclc_pe,
     "lits": read_lits,
@@ -32,7 +33,7 @@ READERS: Mapping[str, Callable[[Path], VolumeSet]] = {
     "medseg": read_medseg,
     "nnunet-raw": read_nnunet_raw,
     "folder": read_plain_folder,
-    "phantom-volumes": read_covid_ct_20,
+    PHANTOM_VOLUMES: read_covid_ct_20,
 }
 
 

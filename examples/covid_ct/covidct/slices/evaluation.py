@@ -1,34 +1,27 @@
 """Scoring a model on labelled slices: metrics.json and metrics.csv of a run."""
 
-import csv
-import io
-import json
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from covidct.ct.picture import Slice, load_slice
 from covidct.errors import InputError
-from covidct.files import write_text
 from covidct.run.config import Config
+from covidct.run.precision import inference_precision
+from covidct.run.prediction import binarise, check_finite, device_of
+from covidct.run.results import CSV, JSON, heading, write_tables
 from covidct.slices.inference import predict_probability
-from covidct.slices.metrics import MEASURES, PER_IMAGE, ImageScores, Scores, binarise, score_image, summarise
+from covidct.slices.metrics import MEASURES, PER_IMAGE, ImageScores, score_image, summarise
 
-JSON, CSV = "metrics.json", "metrics.csv"
-# The fields of the config that a result cannot be read without.
-NAMED = (
-    *("dataset", "method", "preset", "fold", "split_seed", "seed", "steps"),
-    *("relation_reduction", "relation_peak", "relation_power", "precision"),
-)
+# What metrics.json and metrics.csv say of a slice before its scores.
+FACTS = ("name", "height", "width", "truth_pixels", "predicted_pixels")
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -43,36 +36,6 @@ class ScoredSlice:
     result: ImageScores
 
 
-def evaluate(
-    model: nn.Module,
-    slices: Sequence[Slice],
-    config: Config,
-    output: Path,
-    *,
-    flips: bool = False,
-    progress: Progress | None = None,
-) -> dict[str, Scores]:
-    """Score `model` on `slices` and write metrics.json and metrics.csv into the folder `output`.
-
-    Args:
-        model: runs where its parameters are; its mode is restored.
-        slices: labelled slices.
-        config: the run's; says how slices reach the network and heads the results.
-        output: the run folder; it must exist.
-        flips: test-time mirroring.
-        progress: called as progress(done, total) after every slice.
-
-    Returns:
-        The means over the slices: variant -> measure -> value, as `covidct.slices.metrics` names them.
-
-    Raises InputError if there are no slices, one has no mask or cannot be read, the network's output is not
-    finite, or the results cannot be written.
-    """
-    scored = score_slices(model, slices, config, flips=flips, progress=progress)
-    write_metrics(output, scored, config, flips=flips)
-    return summarise([item.result for item in scored])
-
-
 def score_slices(
     model: nn.Module,
     slices: Sequence[Slice],
@@ -81,7 +44,17 @@ def score_slices(
     flips: bool = False,
     progress: Progress | None = None,
 ) -> list[ScoredSlice]:
-    """The scores of every slice, in order; writes nothing."""
+    """The scores of every slice, in order.
+
+    Args:
+        model: runs where its parameters are; its mode is restored.
+        slices: labelled slices.
+        config: the run's; says how slices reach the network.
+        flips: test-time mirroring.
+        progress: called with the share of all slices that is done, 0 to 1.
+
+    Raises InputError if there are no slices, one has no mask or cannot be read, or the output is not finite.
+    """
     if not slices:
         raise InputError("there are no slices to evaluate; check the data folder and the fold")
     scored = []
@@ -101,105 +74,41 @@ def score_slices(
             )
         )
         if progress is not None:
-            progress(len(scored), len(slices))
+            progress(len(scored) / len(slices))
     return scored
 
 
 def predict_slice(
     model: nn.Module, image: NDArray[np.float32], config: Config, *, flips: bool, name: str
 ) -> NDArray[np.float32]:
-    """`predict_probability` as `config` says; InputError, naming the picture, if the output is not finite.
-
-    A model trained in 16-bit floats computes in 32 bits on the CPU, which is no faster in 16.
-    """
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    precision = "32" if on_cpu and config.precision == "16" else config.precision
+    """`predict_probability` as `config` says; InputError, naming the picture, if the output is not finite."""
+    precision = inference_precision(config.precision, device_of(model))
     probability = predict_probability(
         model, image, size=config.size, resize=config.resize, flips=flips, precision=precision
     )
-    if not np.isfinite(probability).all():
-        raise InputError(
-            f"{name}: the network's output is NaN; the training has diverged "
-            f"(precision {config.precision}): train again with --precision 32 or another --seed"
-        )
+    check_finite(probability, name, config.precision)
     return probability
 
 
 def write_metrics(
-    output: Path, scored: Sequence[ScoredSlice], config: Config, *, flips: bool, data: str | None = None
+    output: Path, scored: Sequence[ScoredSlice], config: Config, *, flips: bool, data: Path | None = None
 ) -> None:
     """Write metrics.json and metrics.csv, each whole or not at all; InputError if that is impossible."""
-    results = [item.result for item in scored]
-    content: dict[str, Any] = {name: getattr(config, name) for name in NAMED}
-    content |= {
-        "data": config.data if data is None else data,
+    content = heading(config, data) | {
         "flips": flips,
         "count": len(scored),
         "empty_truths": sum(item.truth_pixels == 0 for item in scored),
         "empty_predictions": sum(item.predicted_pixels == 0 for item in scored),
-        "summary": summarise(results),
+        "summary": summarise([item.result for item in scored]),
         "images": [_facts(item) | item.result.scores for item in scored],
     }
-    try:
-        write_text(output / JSON, json.dumps(content, indent=2, allow_nan=False) + "\n")
-        write_text(output / CSV, _table(scored))
-    except OSError as error:
-        raise InputError(f"{output}: the results cannot be written ({error.strerror}); free space there") from None
-
-
-def read_metrics(run: Path, images: str = "images") -> dict[str, Any]:
-    """The content of a run's metrics.json, which lists its `images` so; InputError if it is missing or damaged."""
-    path = run / JSON
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {**content, images: list(content[images]), "summary": dict(content["summary"])}
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; write it with evaluate.py {run}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error}); write it anew with evaluate.py {run}") from None
-
-
-def check_writable(folder: Path) -> None:
-    """InputError unless a file can be made in `folder`: better said before an hour of computing than after."""
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written ({error.strerror}); give a folder that you may write to"
-        ) from None
-
-
-def make_output(folder: Path) -> None:
-    """Make `folder`, the value of --output, unless it is there; InputError if results cannot be written to it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output {folder} cannot be made ({error.strerror}); give another folder") from None
-    check_writable(folder)
-
-
-def best_device() -> torch.device:
-    """CUDA where PyTorch finds it, the CPU elsewhere."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    write_tables(output / JSON, content, output / CSV, [_row(item) for item in scored])
 
 
 def _facts(item: ScoredSlice) -> dict[str, Any]:
-    return {
-        "name": item.name,
-        "height": item.height,
-        "width": item.width,
-        "truth_pixels": item.truth_pixels,
-        "predicted_pixels": item.predicted_pixels,
-    }
+    return {name: getattr(item, name) for name in FACTS}
 
 
-def _table(scored: Iterable[ScoredSlice]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    names = [f"{variant}_{measure}" for variant in PER_IMAGE for measure in MEASURES]
-    writer.writerow(["name", "height", "width", "truth_pixels", "predicted_pixels", *names])
-    for item in scored:
-        values = [item.result.scores[variant][measure] for variant in PER_IMAGE for measure in MEASURES]
-        writer.writerow([*_facts(item).values(), *(f"{value:.6f}" for value in values)])
-    return text.getvalue()
+def _row(item: ScoredSlice) -> dict[str, Any]:
+    scores = {f"{variant}_{name}": item.result.scores[variant][name] for variant in PER_IMAGE for name in MEASURES}
+    return _facts(item) | scores

@@ -1,7 +1,7 @@
 """From a picture of any size to lesion probabilities of the same size."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from covidct.ct.picture import SUFFIXES, Slice, load_slice
 from covidct.errors import InputError
+from covidct.run.precision import autocast_dtype
+from covidct.run.prediction import evaluating, probabilities
 from covidct.slices.sampling import normalise, resize_image
 
-AUTOCAST = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
 # Which axes of (batch, channel, row, column) are mirrored in each of the passes of `flips`.
 MIRRORINGS = ((), (2,), (3,), (2, 3))
 
@@ -72,12 +73,11 @@ def predict_probability(
     """
     if image.ndim != 2 or image.size == 0:
         raise ValueError(f"image must be one slice (height, width), got shape {image.shape}")
-    if precision not in AUTOCAST:
-        raise ValueError(f"precision must be one of {', '.join(AUTOCAST)}, got {precision!r}")
+    dtype = autocast_dtype(precision)
     device = next(model.parameters()).device
 
     def predictor(windows: Tensor) -> Tensor:
-        return probabilities(model, windows, MIRRORINGS if flips else MIRRORINGS[:1], AUTOCAST[precision])
+        return probabilities(model, windows, MIRRORINGS if flips else MIRRORINGS[:1], dtype)
 
     height, width = image.shape
     normalised = torch.from_numpy(normalise(image))[None, None].to(device)
@@ -100,36 +100,9 @@ def _slide(image: Tensor, size: tuple[int, int], predictor: Callable[[Tensor], T
     return result
 
 
-def probabilities(
-    model: nn.Module, windows: Tensor, mirrorings: tuple[tuple[int, ...], ...], dtype: torch.dtype | None
-) -> Tensor:
-    """Mean over `mirrorings` of the model's probabilities of windows (B, 1, *spatial); autocast to `dtype` if given."""
-    total = torch.zeros_like(windows)
-    for axes in mirrorings:
-        with torch.autocast(windows.device.type, dtype=dtype, enabled=dtype is not None):
-            logits = model(windows.flip(axes))
-        if isinstance(logits, list | tuple):
-            logits = logits[0]
-        total += logits.float().sigmoid().flip(axes)
-    return total / len(mirrorings)
-
-
 def _read_16_bit(path: Path) -> NDArray[np.uint16] | None:
     """The values of a 16-bit grey picture; None for any other file, also one that cannot be read."""
     with suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError), Image.open(path) as picture:
         if picture.mode.startswith("I;16"):
             return np.asarray(picture).astype(np.uint16)
     return None
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every module is in the mode it was in, frozen parts included."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(modes[0][1])
-        for module, training in modes:
-            module.training = training

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from covidct.run.prediction import Map, Mask, binarise
+
 Scores = dict[str, float]
-Map = NDArray[np.float32] | NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 THRESHOLDS = np.arange(255, -1, -1) / 255
 MEASURES = ("dice", "sensitivity", "specificity", "mae")
@@ -44,11 +44,6 @@ class ImageScores:
 
     scores: dict[str, Scores]
     soft: Curves
-
-
-def binarise(probability: Map, threshold: float = 0.5) -> Mask:
-    """The mask of a probability map: strictly above the threshold."""
-    return np.asarray(probability) > threshold
 
 
 def at_threshold(probability: Map, truth: Mask, threshold: float = 0.5) -> Scores:

@@ -1,18 +1,24 @@
 """Tables over runs on slices: one row a run, or one a method and seed over the slices of all folds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from covidct.errors import InputError
+from covidct.progress import work_shown
+from covidct.run.checkpoint import load_run
 from covidct.run.config import Config
 from covidct.run.groups import groups, label, names
-from covidct.slices.evaluation import ScoredSlice
+from covidct.run.prediction import best_device
+from covidct.run.requests import Evaluation, unused_output
+from covidct.slices.data import slices_to_test
+from covidct.slices.evaluation import ScoredSlice, score_slices, write_metrics
 from covidct.slices.metrics import MEASURES, PER_IMAGE, Scores, summarise
 
 VARIANTS = (*PER_IMAGE, "max")
@@ -34,6 +40,27 @@ class Row:
     label: str
     count: str
     cells: dict[str, list[str]]
+
+
+def evaluate(runs: Mapping[Path, Config], asked: Evaluation, console: Console) -> int:
+    """See `Wing.evaluate`."""
+    if asked.output is not None:
+        raise unused_output(asked.output)
+    # Everything that can be found wrong before the first slice is computed.
+    tested = {run: slices_to_test(config, asked.data) for run, config in runs.items()}
+    evaluated = []
+    for run, config in runs.items():
+        flips = asked.flips or config.flips
+        with work_shown(Console(stderr=True), f"evaluating {run.name}") as show_share:
+            model = load_run(run)[1].to(best_device())
+            scored = score_slices(model, tested[run], config, flips=flips, progress=show_share)
+        write_metrics(run, scored, config, flips=flips, data=asked.data)
+        evaluated.append(Evaluated(run, config, scored))
+    rows, meaning = pooled_rows(evaluated) if asked.folds else run_rows(evaluated)
+    console.print(show(rows))
+    if meaning:
+        console.print(meaning, soft_wrap=True)
+    return 0
 
 
 def run_rows(evaluated: Sequence[Evaluated]) -> tuple[list[Row], str]:

@@ -10,14 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from covidct.ct.picture import Slice, check_slices, load_slice
+from covidct.ct.labels import OUTSIDE
+from covidct.ct.picture import Slice, load_slice
 from covidct.errors import InputError
 from covidct.training.augment import augmentation, larger_patch
-from covidct.training.batches import NumberedSamples, Sample, as_sample, seeded
-from covidct.training.labels import OUTSIDE
+from covidct.training.batches import NumberedSamples, Sample, augmented, seeded
 from covidct.training.patches import corner, cut
-
-__all__ = ["SliceSamples", "check_slices", "normalise", "resize_image"]
 
 # Slices that a worker keeps decoded: about 0.4 MB each with the mask, so 200 MB at most.
 KEPT = 512
@@ -82,7 +80,7 @@ class SliceSamples(NumberedSamples):
                 place = corner(grey.shape, extent, self.size, rng, around=lesion)
                 image = cut(image, place, extent, 0)
                 label = None if label is None else cut(label.to(torch.int16), place, extent, OUTSIDE)
-            return as_sample(*self._augmented(image, label))
+            return augmented(image, label, self.augmentation)
 
     def _load(self, position: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
         if position not in self._kept:
@@ -91,12 +89,6 @@ class SliceSamples(NumberedSamples):
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         return self._kept[position]
-
-    def _augmented(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        if self.augmentation is None:
-            return image, label
-        result = self.augmentation(image=image, segmentation=label)
-        return result["image"], result.get("segmentation")
 
 
 def normalise(image: NDArray[np.generic]) -> NDArray[np.float32]:

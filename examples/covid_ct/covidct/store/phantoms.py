@@ -1,43 +1,24 @@
-"""The phantoms that runs without data of their own train on: made once, and found wherever the cache is now."""
+"""The stores of the phantom volumes: made once, and found wherever the cache is now."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from covidct.errors import InputError
 from covidct.files import write_text
-from covidct.phantoms.slice_set import MANIFEST, Progress, generated, phantom_root
+from covidct.phantoms.sets import MANIFEST, Progress, generated
 from covidct.phantoms.volume_set import volume_phantom_root
-from covidct.run.config import Config
+from covidct.progress import Stages
+from covidct.sets.names import PHANTOM_VOLUMES
 from covidct.sets.readers import read_volume_set
 from covidct.store.preparation import median_spacing, prepare, survey, usable_processors
 from covidct.store.store import StoreSettings, begin_store
 
-SLICES, VOLUMES = "phantom", "phantom-volumes"
 
-# Gives the progress of a stage of work that it is told the name of.
-Stages = Callable[[str], Progress]
-
-
-def make_phantoms(config: Config, stages: Stages, *, stores: bool = True) -> None:
-    """Make the phantoms that a run takes, if it takes any and they are not there; `stores` of volumes, too."""
-    if config.dataset == SLICES:
-        phantom_root(progress=stages("generating phantoms"))
-    elif config.dataset == VOLUMES:
-        root = volume_phantom_root(progress=stages("generating phantom volumes"))
-        if stores:
-            _prepared(root, stages("preparing phantom volumes"))
-
-
-def phantom_slices() -> tuple[Path, Path]:
-    """Folders of the target slices and of the source volumes."""
-    root = phantom_root()
-    return root / "target", root / "source"
-
-
-def phantom_volumes() -> Path:
-    """Folder of the target volumes, in the layout of covid-ct-20."""
-    return volume_phantom_root() / "target"
+def make_phantom_volumes(stages: Stages, *, stores: bool) -> None:
+    """Make the phantom volumes, and with `stores` theirs, unless they are there."""
+    root = volume_phantom_root(progress=stages("generating phantom volumes"))
+    if stores:
+        _prepared(root, stages("preparing phantom volumes"))
 
 
 def phantom_stores() -> tuple[Path, tuple[Path, ...]]:
@@ -53,7 +34,7 @@ def _prepared(root: Path, progress: Progress | None) -> Path:
 
 def _prepare(root: Path, stores: Path, progress: Progress | None) -> None:
     sets = {
-        "target": (VOLUMES, root / "target"),
+        "target": (PHANTOM_VOLUMES, root / "target"),
         "msd": ("msd-lung", root / "source" / "msd"),
         "nsclc": ("nsclc-pe", root / "source" / "nsclc"),
     }

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from covidct.ct.labels import OUTSIDE
 from covidct.errors import InputError
 from covidct.files import digest, entries, replacing_folder, write_text
 from covidct.store.chunks import read_array, read_grey, write_array, write_grey
 from covidct.store.lesion_samples import kept_positions, kept_values
 from covidct.store.preprocess import Placement, Plan, Preprocessed, Shape, Spacing
-from covidct.training.labels import OUTSIDE
 
 VERSION = 1
 SETTINGS = "store.json"

@@ -17,7 +17,7 @@ from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, 
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTransform
 
-from covidct.training.labels import OUTSIDE
+from covidct.ct.labels import OUTSIDE
 
 # Patches of volumes whose voxels are about so much longer along z are turned in their plane alone.
 DUMMY_2D = 3.0

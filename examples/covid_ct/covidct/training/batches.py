@@ -1,7 +1,7 @@
 """Batches that depend on their numbers alone: what loaders of slices and of volumes share."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -64,11 +64,12 @@ def numbered_loader(
     )
 
 
-def as_sample(image: Tensor, label: Tensor | None) -> Sample:
-    """A sample of `image` and, where there is one, the mask of the labels above 0, float32."""
-    if label is None:
-        return {"image": image}
-    return {"image": image, "mask": (label > 0).float()}
+def augmented(image: Tensor, label: Tensor | None, augmentation: Callable[..., dict[str, Tensor]] | None) -> Sample:
+    """A sample of `image` and, where there is one, the mask of the labels above 0, float32, after `augmentation`."""
+    if augmentation is not None:
+        result = augmentation(image=image, segmentation=label)
+        image, label = result["image"], result.get("segmentation")
+    return {"image": image} if label is None else {"image": image, "mask": (label > 0).float()}
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """The training loop: one forward and one backward a step, checkpoints, and a log."""
 
 import json
-import math
 import os
 import time
 from collections.abc import Iterator
@@ -18,11 +17,12 @@ from covidct.progress import TrainingProgress
 from covidct.run.checkpoint import CHECKPOINT, METRICS, cut_metrics, load_checkpoint, remove_leftovers, save_checkpoint
 from covidct.run.config import Config
 from covidct.run.precision import FABRIC_PRECISION
+from covidct.run.results import without_nan
 from covidct.run.systems import build_relation_loss, system, trained_groups
-from covidct.slices.data import RunData
 from covidct.training.batches import numbered_loader
 from covidct.training.relation_probe import RelationProbe, effective_rank
 from covidct.training.segmentation_loss import segmentation_loss
+from covidct.training.wing import RunData
 from relcons import DualEncoderOutput
 
 
@@ -146,7 +146,7 @@ class Trainer:
     def _readable(self, values: dict[str, Any]) -> dict[str, float | None]:
         """A line of metrics.jsonl without step and time; InputError if the training has diverged."""
         output: DualEncoderOutput | None = values.pop("output")
-        line = {name: _number(value) for name, value in values.items()}
+        line = without_nan({name: _number(value) for name, value in values.items()})
         if line["loss"] is None:
             raise InputError(
                 f"the loss is not finite at step {self.step}: the training has diverged (precision "
@@ -242,8 +242,4 @@ class Trainer:
 
 
 def _number(value: Tensor | float | None) -> float | None:
-    """A finite float, or None."""
-    if value is None:
-        return None
-    number = float(value.detach() if isinstance(value, Tensor) else value)
-    return number if math.isfinite(number) else None
+    return None if value is None else float(value.detach() if isinstance(value, Tensor) else value)

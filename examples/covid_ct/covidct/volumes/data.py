@@ -7,14 +7,15 @@ from pathlib import Path
 from covidct.ct.volume import VolumeCase
 from covidct.run.config import Config
 from covidct.run.systems import system
-from covidct.sets.splits import volume_fold
-from covidct.store.phantoms import VOLUMES as PHANTOM
+from covidct.sets.names import PHANTOM_VOLUMES
+from covidct.sets.splits import FOLDS, volume_fold
 from covidct.store.phantoms import phantom_stores
 from covidct.store.preprocess import Plan
 from covidct.store.store import CaseStore, intensity_of, open_store
 from covidct.volumes.evaluation import volume_test_cases
+from covidct.volumes.plan import keep_plan
 from covidct.volumes.sampling import VolumeSamples
-from covidct.volumes.sources import Source, read_sources
+from covidct.volumes.sources import Source, keep_sources, read_sources
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class VolumeData:
         return [case for cases in self.sources for case in cases]
 
     def samples(self, stream: str, config: Config, *, augment: bool, world_size: int = 1) -> VolumeSamples:
-        """See `datasets.RunData.samples`."""
+        """See `RunData.samples`."""
         return VolumeSamples(
             self.sources if stream.endswith("source") else self.training,
             plan=self.plan,
@@ -56,6 +57,15 @@ class VolumeData:
             augment=augment,
         )
 
+    def facts(self) -> dict[str, str]:
+        """See `RunData.facts`: what was found of the sources."""
+        return {"source": "; ".join(source.describe() for source in self.taken)} if self.taken else {}
+
+    def keep(self, run: Path) -> None:
+        """See `RunData.keep`: plan.json, and sources.json where there are sources."""
+        keep_plan(run, self.plan)
+        keep_sources(run, self.taken)
+
 
 def read_volume_data(config: Config) -> VolumeData:
     """The volumes that `config` names; InputError if a store or a case is missing."""
@@ -64,7 +74,7 @@ def read_volume_data(config: Config) -> VolumeData:
     store = open_store(folder)
     train, test = volume_fold(config.dataset, config.fold)
     scans = store.named(train)
-    phantoms = config.dataset == PHANTOM and not config.source
+    phantoms = config.dataset == PHANTOM_VOLUMES and not config.source
     taken = read_sources(others, store, set(test), phantoms=phantoms) if chosen.needs_source else ()
     sources = tuple(source.cases for source in taken)
     low, high, mean, std = intensity_of(scans)
@@ -73,7 +83,7 @@ def read_volume_data(config: Config) -> VolumeData:
         training=sources if chosen.on_source else (scans,),
         test=() if chosen.on_source else volume_test_cases(config),
         sources=sources if chosen.general else (),
-        split=f"published fold {config.fold} of 5",
+        split=f"published fold {config.fold} of {FOLDS}",
         plan=Plan(store.settings.spacing, (depth, height, width), low=low, high=high, mean=mean, std=std),
         taken=taken,
     )
@@ -82,7 +92,7 @@ def read_volume_data(config: Config) -> VolumeData:
 def _stores(config: Config) -> tuple[Path, tuple[Path, ...]]:
     """Stores of the target and of the sources; of the phantoms where they are now."""
     given = tuple(map(Path, config.source))
-    if config.dataset != PHANTOM:
+    if config.dataset != PHANTOM_VOLUMES:
         return Path(config.store), given
     target, own = phantom_stores()
     return target, given or own

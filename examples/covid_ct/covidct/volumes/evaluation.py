@@ -11,15 +11,16 @@ from torch import nn
 from covidct.ct.volume import Volume, VolumeCase, check_case, load_volume
 from covidct.errors import InputError
 from covidct.files import remove_parts
+from covidct.phantoms.volume_set import phantom_volumes
 from covidct.run.config import Config
+from covidct.run.prediction import binarise
+from covidct.run.results import without_nan
+from covidct.sets.names import PHANTOM_VOLUMES
 from covidct.sets.readers import read_volume_set
 from covidct.sets.splits import volume_fold
-from covidct.slices.metrics import binarise
-from covidct.store.phantoms import VOLUMES as PHANTOM
-from covidct.store.phantoms import phantom_volumes
 from covidct.store.preprocess import Plan
 from covidct.volumes.metrics import VolumeScores, score_volume
-from covidct.volumes.records import begin, origin, record, recorded, without_nan
+from covidct.volumes.records import begin, origin, record, recorded
 from covidct.volumes.segmentation import Settings, segment, with_lungs
 
 RECORDS = "evaluation"
@@ -50,7 +51,7 @@ def volume_test_cases(config: Config, data: Path | None = None, *, by_patient: b
     data: where the data set lies now, if not where the run was trained; phantoms are found where the cache is.
     by_patient: leave out scans of a patient that the run was trained on, see `volume_fold`.
     """
-    folder = data or (phantom_volumes() if config.dataset == PHANTOM else Path(config.data))
+    folder = data or (phantom_volumes() if config.dataset == PHANTOM_VOLUMES else Path(config.data))
     cases = {case.name: case for case in read_volume_set(config.dataset, folder).cases}
     names = volume_fold(config.dataset, config.fold, by_patient=by_patient)[1]
     missing = [name for name in names if name not in cases]

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor, nn
 
-from covidct.slices.inference import AUTOCAST, evaluating, probabilities
+from covidct.run.precision import autocast_dtype
+from covidct.run.prediction import evaluating, probabilities
 
 Box = tuple[slice, slice, slice]
 Volume3 = NDArray[np.float32]
@@ -60,7 +61,8 @@ def predict_volume(
     Returns:
         (z, y, x), float32, in [0, 1]; NaN where the network's output is.
     """
-    _check(image, patch_size, overlap, precision, region)
+    _check(image, patch_size, overlap, region)
+    dtype = autocast_dtype(precision)
     if region is not None:
         box = region_box(region)
     elif body:
@@ -72,7 +74,7 @@ def predict_volume(
         return result
     place = window_span(box, image.shape, patch_size, overlap)
     with evaluating(model), torch.inference_mode():
-        inside = _slide(model, image[place], patch_size, overlap, flips, AUTOCAST[precision], progress)
+        inside = _slide(model, image[place], patch_size, overlap, flips, dtype, progress)
     # Gaussian blending may leave [0, 1] by a rounding error.
     within = tuple(slice(b.start - p.start, b.stop - p.start) for b, p in zip(box, place, strict=True))
     np.clip(inside[within], 0, 1, out=result[box])
@@ -199,7 +201,6 @@ def _check(
     image: Volume3,
     patch_size: Sequence[int],
     overlap: float,
-    precision: str,
     region: NDArray[np.bool_] | None,
 ) -> None:
     if image.ndim != 3 or image.size == 0:
@@ -210,8 +211,6 @@ def _check(
         raise ValueError(f"patch_size must be three lengths of 1 or more, got {tuple(patch_size)}")
     if not 0 <= overlap < 1:
         raise ValueError(f"overlap must be at least 0 and less than 1, got {overlap}")
-    if precision not in AUTOCAST:
-        raise ValueError(f"precision must be one of {', '.join(AUTOCAST)}, got {precision!r}")
     if region is not None and (region.shape != image.shape or region.dtype != np.bool_):
         raise ValueError(
             f"region must be boolean on the image's grid {image.shape}, got {region.dtype} of {region.shape}"

@@ -1,12 +1,14 @@
 """The plan of a run of volumes, kept beside its config: plan.json."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from covidct.errors import InputError
 from covidct.files import write_text
 from covidct.run.config import Config, read_config
+from covidct.run.groups import key
 from covidct.store.preprocess import Plan
 
 PLAN = "plan.json"
@@ -57,6 +59,21 @@ def check_start(config: Config, plan: Plan) -> None:
             f"--init {init} was trained by another plan: {_apart(started, plan)}; train both with the same --store "
             "and --preset"
         )
+
+
+def check_plans(runs: Sequence[tuple[Path, Config, Plan]]) -> None:
+    """InputError where runs on volumes of one group were trained on different grids, whose scores are no one row.
+
+    The statistics of the grey values are each fold's own.
+    """
+    first: dict[str, tuple[Path, Plan]] = {}
+    for run, config, plan in runs:
+        other, like = first.setdefault(key(config), (run, plan))
+        if (plan.spacing, plan.patch_size) != (like.spacing, like.patch_size):
+            raise InputError(
+                f"{other} was trained at spacing {like.spacing} mm on patches of {like.patch_size} voxels, {run} at "
+                f"{plan.spacing} mm on {plan.patch_size}: folds of one row share both; evaluate them apart"
+            )
 
 
 def _apart(one: Plan, other: Plan) -> str:

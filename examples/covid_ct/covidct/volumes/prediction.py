@@ -8,19 +8,27 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.text import Text
 from torch import nn
 
 from covidct.ct.names import SUFFIXES, is_volume, stem_of
 from covidct.ct.volume import Volume, VolumeCase, load_volume
 from covidct.errors import InputError
 from covidct.files import entries, remove_parts
+from covidct.run.checkpoint import load_run
+from covidct.run.prediction import best_device, binarise
+from covidct.run.requests import Prediction
+from covidct.run.results import make_output
 from covidct.sets.cases import IMAGE_NAMES, LUNG_ENDING, LUNG_PREFIX, MASK_ENDINGS
-from covidct.slices.metrics import binarise
 from covidct.store.preprocess import Plan
 from covidct.volumes.figures import draw_lesions
 from covidct.volumes.metrics import millilitres
+from covidct.volumes.plan import read_plan
 from covidct.volumes.records import begin, is_record, origin, record, recorded
-from covidct.volumes.segmentation import Settings, segment
+from covidct.volumes.segmentation import Settings, segment, settings_of
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,40 @@ class Report:
     notes: tuple[str, ...] = ()
 
 
+def predict(asked: Prediction) -> tuple[int, int, str]:
+    """See `Wing.predict`."""
+    jobs = plan_volumes(asked.inputs, asked.output, lungs=asked.lungs, probabilities=asked.probabilities)
+    config, model = load_run(asked.run)
+    plan = read_plan(asked.run)
+    make_output(asked.output)
+    device = best_device()
+    settings = settings_of(config, device, flips=asked.flips, region=asked.region)
+    return _write_results(asked.run, model.to(device), plan, jobs, settings), len(jobs), "volumes"
+
+
+def _write_results(run: Path, model: nn.Module, plan: Plan, jobs: Sequence[Job], settings: Settings) -> int:
+    """Write the results of every job, say what was found, and on stderr what fails. Returns how many failed."""
+    failures = 0
+    screen, errors = Console(markup=False, highlight=False), Console(stderr=True)
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        for job in jobs:
+            bar.reset(task, description=escape(job.case.name))
+            try:
+                report, computed = predict_volume_file(
+                    *(run, model, plan, job, settings),
+                    progress=lambda done, total: bar.update(task, completed=done, total=total),
+                )
+            except InputError as error:
+                failures += 1
+                errors.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+                continue
+            for note in report.notes:
+                errors.print(Text.assemble(("note: ", "bold yellow"), note), soft_wrap=True)
+            screen.print(f"{describe(report)}{'' if computed else ' (was there already)'}", soft_wrap=True)
+    return failures
+
+
 def plan_volumes(
     inputs: Iterable[Path],
     output: Path,
@@ -71,7 +113,8 @@ def plan_volumes(
         probabilities: write them, too.
     """
     found = volume_inputs(inputs)
-    jobs, owners = [], {}
+    jobs: list[Job] = []
+    owners: dict[str, Path] = {}
     for path, name in found.items():
         if name in owners:
             raise InputError(f"{owners[name]} and {path} would both be written to {output / name}.nii.gz; rename one")

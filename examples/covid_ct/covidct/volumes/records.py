@@ -7,7 +7,6 @@ computed from, so that one of other weights, settings or files is computed anew.
 import json
 from collections.abc import Iterable
 from functools import lru_cache
-from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +60,6 @@ def begin(path: Path, came_from: dict[str, Any]) -> None:
 def record(path: Path, came_from: dict[str, Any], result: dict[str, Any]) -> None:
     """Write a record, whole or not at all; InputError if that is impossible."""
     _write(path, came_from, result)
-
-
-def without_nan(values: dict[str, Any]) -> dict[str, Any]:
-    """`values` for JSON, which knows no NaN: None in its place."""
-    return {name: None if isinstance(value, float) and isnan(value) else value for name, value in values.items()}
 
 
 def _weights(path: Path) -> str:

@@ -1,24 +1,39 @@
 """Tables over runs on volumes: one row a run, or the five-fold rows of Tables III and IV."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from covidct.ct.volume import VolumeCase
 from covidct.errors import InputError
-from covidct.run.config import FOLDS, Config
+from covidct.progress import work_shown
+from covidct.run.checkpoint import load_run
+from covidct.run.config import Config
 from covidct.run.groups import groups, label, names
-from covidct.run.statistics import Summary, counted, number, spread
-from covidct.volumes.evaluation import Failed, ScoredVolume
+from covidct.run.prediction import best_device
+from covidct.run.requests import Evaluation, unused_output
+from covidct.run.results import make_output, write_tables
+from covidct.run.statistics import counted, number, spread
+from covidct.sets.splits import FOLDS
+from covidct.store.preprocess import Plan
+from covidct.volumes.evaluation import Failed, ScoredVolume, score_volumes, volume_test_cases
 from covidct.volumes.metrics import MEASURES
-from covidct.volumes.segmentation import Settings
-from covidct.volumes.tables import FoldTable, join_folds, protocol, summaries, summary_json, write_tables
+from covidct.volumes.plan import check_plans, read_plan
+from covidct.volumes.segmentation import Settings, settings_of
+from covidct.volumes.tables import FoldTable, as_json, join_folds, protocol, summaries, write_volume_metrics
 
 TITLES = {"dsc": "DSC", "nsd": "NSD at 3 mm"}
+FOLD_MEANING = (
+    "all: mean ± sample standard deviation over all evaluations; by case: each case's folds are averaged first; "
+    "empty: neither lesion nor prediction, left out."
+)
+BY_PATIENT_MEANING = "without scans of the training patients: not the published protocol"
 FOLDS_JSON, FOLDS_CSV = "folds.json", "folds.csv"
 
 
@@ -44,6 +59,47 @@ class FoldRow:
     runs: dict[int, Path]
     table: FoldTable
     missing: tuple[str, ...] = ()
+
+
+def evaluate(runs: Mapping[Path, Config], asked: Evaluation, console: Console) -> int:
+    """See `Wing.evaluate`."""
+    if asked.output is not None and not asked.folds:
+        raise unused_output(asked.output)
+    # Everything that can be found wrong before the first volume is computed.
+    plans = {run: read_plan(run) for run in runs}
+    tested = {run: volume_test_cases(config, asked.data, by_patient=asked.by_patient) for run, config in runs.items()}
+    if asked.folds:
+        check_plans([(run, config, plans[run]) for run, config in runs.items()])
+    if asked.output is not None:
+        make_output(asked.output)
+    evaluated = [_evaluated(run, config, plans[run], tested[run], asked) for run, config in runs.items()]
+    if asked.folds:
+        rows = fold_rows(evaluated)
+        folder = asked.output or evaluated[0].run.resolve().parent
+        write_folds(folder, rows, by_patient=asked.by_patient)
+        console.print(show_folds(rows))
+        console.print(f"{FOLD_MEANING} Written to {folder / 'folds.csv'} and folds.json.", soft_wrap=True)
+    else:
+        console.print(show_runs(evaluated))
+        console.print("± is the sample standard deviation over volumes.", soft_wrap=True)
+    if asked.by_patient:
+        console.print(BY_PATIENT_MEANING, soft_wrap=True)
+    return sum(len(one.failed) for one in evaluated)
+
+
+def _evaluated(
+    run: Path, config: Config, plan: Plan, cases: Sequence[VolumeCase], asked: Evaluation
+) -> EvaluatedVolumes:
+    """A run, scored; its metrics.json and metrics.csv are written."""
+    device, errors = best_device(), Console(stderr=True)
+    settings = settings_of(config, device, flips=asked.flips, region=asked.region)
+    model = load_run(run)[1].to(device)
+    with work_shown(errors, f"evaluating {run.name}") as show_share:
+        scored, failed = score_volumes(run, model, plan, cases, settings, progress=show_share)
+    for item in failed:
+        errors.print(Text.assemble(("error: ", "bold red"), item.message), soft_wrap=True)
+    write_volume_metrics(run, scored, failed, config, settings, data=asked.data, by_patient=asked.by_patient)
+    return EvaluatedVolumes(run, config, settings, scored, failed)
 
 
 def fold_rows(evaluated: Sequence[EvaluatedVolumes]) -> list[FoldRow]:
@@ -121,9 +177,9 @@ def write_folds(folder: Path, rows: Sequence[FoldRow], *, by_patient: bool = Fal
             "inference": asdict(row.settings),
             "missing": list(row.missing),
             "runs": {str(fold): str(run) for fold, run in row.runs.items()},
-            "folds": {str(fold): _json(found) for fold, found in row.table.folds.items()},
-            "all": _json(row.table.all),
-            "by_case": _json(row.table.cases),
+            "folds": {str(fold): as_json(found) for fold, found in row.table.folds.items()},
+            "all": as_json(row.table.all),
+            "by_case": as_json(row.table.cases),
         }
         for row in rows
     ]
@@ -131,17 +187,13 @@ def write_folds(folder: Path, rows: Sequence[FoldRow], *, by_patient: bool = Fal
     write_tables(folder / FOLDS_JSON, content, folder / FOLDS_CSV, cells)
 
 
-def _json(found: dict[str, Summary]) -> dict[str, Any]:
-    return {name: summary_json(summary) for name, summary in found.items()}
-
-
 def _csv(row: FoldRow) -> dict[str, Any]:
     cells: dict[str, Any] = {"method": row.method, "seed": row.seed, "label": row.label}
     for name in MEASURES:
         for fold in range(FOLDS):
             cells[f"{name}_fold{fold}"] = (
-                _json(row.table.folds[fold])[name]["mean"] if fold in row.table.folds else None
+                as_json(row.table.folds[fold])[name]["mean"] if fold in row.table.folds else None
             )
         for where, found in (("all", row.table.all), ("by_case", row.table.cases)):
-            cells |= {f"{name}_{where}_{part}": value for part, value in summary_json(found[name]).items()}
+            cells |= {f"{name}_{where}_{part}": value for part, value in as_json(found)[name].items()}
     return cells

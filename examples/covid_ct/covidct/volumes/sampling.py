@@ -5,14 +5,12 @@ from zlib import crc32
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from covidct.errors import InputError
 from covidct.store.preprocess import Plan
 from covidct.store.store import CaseStore
 from covidct.training.augment import augmentation, larger_patch
-from covidct.training.batches import NumberedSamples, Sample, as_sample, seeded
+from covidct.training.batches import NumberedSamples, Sample, augmented, seeded
 from covidct.training.patches import corner, corner_around
 
 
@@ -63,7 +61,8 @@ class VolumeSamples(NumberedSamples):
             case = cases[rng.integers(len(cases))]
             place = self._place(case, rng, forced=index >= self.first_forced)
             image, label = case.patch(place, self.extent, self.plan)
-            return as_sample(*self._augmented(image, label))
+            masks = None if label is None else torch.from_numpy(label)[None]
+            return augmented(torch.from_numpy(image)[None], masks, self.augmentation)
 
     def _place(self, case: CaseStore, rng: np.random.Generator, *, forced: bool) -> tuple[int, ...]:
         if forced and case.lesion_voxels:
@@ -71,13 +70,6 @@ class VolumeSamples(NumberedSamples):
             voxel = positions[rng.integers(len(positions))].tolist()
             return corner_around(voxel, case.shape, self.extent, self.plan.patch_size)
         return corner(case.shape, self.extent, self.plan.patch_size, rng)
-
-    def _augmented(self, image: NDArray[np.float32], label: NDArray[np.int16] | None) -> tuple[Tensor, Tensor | None]:
-        tensors = torch.from_numpy(image)[None], None if label is None else torch.from_numpy(label)[None]
-        if self.augmentation is None:
-            return tensors
-        result = self.augmentation(image=tensors[0], segmentation=tensors[1])
-        return result["image"], result.get("segmentation")
 
 
 def _check(stores: Sequence[Sequence[CaseStore]], plan: Plan, stream: str) -> None:

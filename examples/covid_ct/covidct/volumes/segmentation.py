@@ -2,22 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from covidct.ct.volume import Volume, VolumeCase
+from covidct.ct.volume import WINDOW, Volume, VolumeCase
 from covidct.errors import InputError
 from covidct.run.config import Config
+from covidct.run.precision import inference_precision
+from covidct.run.prediction import check_finite
+from covidct.run.requests import Region
 from covidct.store.preprocess import Plan, preprocess
 from covidct.volumes.inference import predict_volume
 
-Region = Literal["body", "lungs", "all"]
-
 # HU -400 in the window's values 0..255: between lung and soft tissue.
-TISSUE = (1250 - 400) / 1500 * 255
+TISSUE = (-400 - WINDOW[0]) / (WINDOW[1] - WINDOW[0]) * 255
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class Settings:
     region: Region = "body"
 
 
-def settings_of(config: Config, *, on_cpu: bool, flips: bool = False, region: Region = "body") -> Settings:
-    """Settings for a run: its mirroring (or `flips`) and precision; 32 bits on the CPU, which is no faster in 16."""
-    precision = "32" if on_cpu and config.precision == "16" else config.precision
+def settings_of(config: Config, device: torch.device, *, flips: bool = False, region: Region = "body") -> Settings:
+    """Settings for a run on `device`: its mirroring (or `flips`) and precision."""
+    precision = inference_precision(config.precision, device)
     return Settings(flips=flips or config.flips, precision=precision, region=region)
 
 
@@ -86,9 +87,5 @@ def segment(
         tissue=float(plan.normalise(np.array([TISSUE], dtype=np.float32))[0]),
         progress=progress,
     )
-    if not np.isfinite(found).all():
-        raise InputError(
-            f"{volume.case.image}: the network's output is NaN; the training has diverged "
-            f"(precision {settings.precision}): train again with --precision 32 or another --seed"
-        )
+    check_finite(found, volume.case.image, settings.precision)
     return placement.back(found)

@@ -8,12 +8,10 @@ from typing import Any
 
 from covidct.errors import InputError
 from covidct.files import write_text
-from covidct.sets.splits import source_split
+from covidct.run.results import SOURCES
+from covidct.sets.splits import DIVIDED, source_split
 from covidct.store.store import CaseStore, Store, open_store
 
-SOURCES = "sources.json"
-# Sets whose published division keeps some cases from training.
-DIVIDED = ("msd-lung", "nsclc-pe")
 # Names that a line lists.
 LISTED = 5
 

@@ -1,21 +1,15 @@
 """Scores of volumes as files and tables: metrics.json and metrics.csv of a run, and the row over its folds."""
 
-import csv
-import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from covidct.errors import InputError
-from covidct.files import write_text
 from covidct.run.config import Config
+from covidct.run.results import CSV, JSON, heading, without_nan, write_tables
 from covidct.run.statistics import Summary, over_cases, summarise
-from covidct.slices.evaluation import CSV, JSON, NAMED
 from covidct.volumes.evaluation import Failed, ScoredVolume
 from covidct.volumes.metrics import MEASURES
-from covidct.volumes.records import without_nan
 from covidct.volumes.segmentation import Settings
 
 
@@ -26,19 +20,17 @@ def write_volume_metrics(
     config: Config,
     settings: Settings,
     *,
-    data: str | None = None,
+    data: Path | None = None,
     by_patient: bool = False,
 ) -> None:
     """Write metrics.json and metrics.csv, each whole or not at all; InputError if that is impossible."""
-    content: dict[str, Any] = {name: getattr(config, name) for name in NAMED}
-    content |= {
-        "data": config.data if data is None else data,
+    content = heading(config, data) | {
         "by_patient": by_patient,
         "inference": asdict(settings),
         "count": len(scored),
         "empty_truths": sum(item.scores.truth_ml == 0 for item in scored),
         "empty_predictions": sum(item.scores.predicted_ml == 0 for item in scored),
-        "summary": {name: without_nan(asdict(summary)) for name, summary in summaries(scored).items()},
+        "summary": as_json(summaries(scored)),
         "volumes": [_facts(item) for item in scored],
         "failed": [asdict(item) for item in failed],
     }
@@ -78,24 +70,9 @@ def join_folds(folds: dict[int, Sequence[ScoredVolume]]) -> FoldTable:
     )
 
 
-def write_tables(json_path: Path, content: Any, csv_path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write `content` as JSON and `rows` (dicts of the same keys) as CSV; InputError if that is impossible."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([{name: _cell(value) for name, value in row.items()} for row in rows])
-    try:
-        write_text(json_path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-        write_text(csv_path, text.getvalue())
-    except OSError as error:
-        raise InputError(
-            f"{json_path.parent}: the results cannot be written ({error.strerror}); free space there"
-        ) from None
-
-
-def summary_json(summary: Summary) -> dict[str, Any]:
-    """A summary for JSON, which knows no NaN."""
-    return without_nan(asdict(summary))
+def as_json(found: dict[str, Summary]) -> dict[str, dict[str, Any]]:
+    """Summaries by measure for JSON."""
+    return {name: without_nan(asdict(summary)) for name, summary in found.items()}
 
 
 def _facts(item: ScoredVolume) -> dict[str, Any]:
@@ -107,10 +84,3 @@ def _facts(item: ScoredVolume) -> dict[str, Any]:
         "spacing_y": y,
         "spacing_x": x,
     } | without_nan(asdict(item.scores))
-
-
-def _cell(value: Any) -> Any:
-    """Numbers with six decimals; empty where a score does not exist."""
-    if value is None:
-        return ""
-    return f"{value:.6f}" if isinstance(value, float) else value

@@ -13,8 +13,9 @@ from dynamic_network_architectures.building_blocks.residual import BasicBlockD, 
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
 
-from relcons.models.nested import shallow_copy
-from relcons.models.parts import Extra, UNetParts, reset_parameters, take_channels, wider
+from relcons.parts.layers import first_convolution, reset_parameters, take_channels
+from relcons.parts.nested import shallow_copy
+from relcons.parts.parts import Extra, UNetParts, wider
 
 __all__ = ["DnaParts", "build", "describe", "split"]
 
@@ -67,8 +68,7 @@ class DnaParts(UNetParts):
         """The smallest input whose bottleneck has two positions: instance norm refuses a single one."""
         sizes = list(self.divisors or ())
         sizes[0] *= 2
-        first = next(layer for layer in self.encoder.modules() if isinstance(layer, nn.modules.conv._ConvNd))
-        yield torch.zeros(1, first.in_channels, *sizes)
+        yield torch.zeros(1, first_convolution(self.encoder).in_channels, *sizes)
 
     def describe(self) -> dict[str, Any] | None:
         """Arguments read back from the network."""
@@ -132,10 +132,9 @@ def describe(net: Any) -> dict[str, Any] | None:
 
 def _read_back(net: Any) -> dict[str, Any]:
     encoder, decoder = net.encoder, net.decoder
-    first = next(layer for layer in encoder.modules() if isinstance(layer, nn.modules.conv._ConvNd))
     facts = {name: copy.deepcopy(getattr(encoder, name)) for name in _ENCODER_FACTS if name != "output_channels"}
     arguments = {
-        "input_channels": first.in_channels,
+        "input_channels": first_convolution(encoder).in_channels,
         "num_classes": decoder.num_classes,
         "n_stages": len(encoder.stages),
         "features_per_stage": list(encoder.output_channels),

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from relcons import DualEncoderUNet, RelationLoss, UNetParts
-from relcons.models.reach import probe, reached_parameters
+from relcons.parts.reach import probe, reached_parameters
 from tests.models.networks import TinyDecoder, TinyEncoder
 
 ENCODERS = ("target_encoder", "general_encoders.0")

@@ -13,7 +13,7 @@ from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.base.initialization import initialize_decoder
 from torch import Tensor, nn
 
-from relcons.models.parts import Extra, UNetParts, wider
+from relcons.parts.parts import Extra, UNetParts, wider
 
 __all__ = ["SmpParts", "build", "describe", "split"]
 

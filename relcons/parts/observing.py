@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relcons.models.reach import evaluating, graph_of, reached_parameters, recording, tensors_of
+from relcons.parts.reach import evaluating, graph_of, reached_parameters, recording, tensors_of
 
 __all__ = ["Pass", "as_example", "candidates", "problem_of", "run_once"]
 

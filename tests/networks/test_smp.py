@@ -9,7 +9,7 @@ from segmentation_models_pytorch.base import SegmentationModel
 from torch import nn
 
 from relcons import DualEncoderUNet, GradientRouter, RelationLoss, split_unet
-from relcons.integrations.smp import DECODERS
+from relcons.networks.smp import DECODERS
 from tests.models.networks import SMP, smp_net
 
 NARROW = {"encoder_depth": 3, "decoder_channels": (8, 8, 8)}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from relcons import DualEncoderUNet, MultiEncoderUNet, RelationLoss, UNetParts
-from relcons.models.nested import Borrowed, Removed, Stop, Swap
+from relcons.parts.nested import Borrowed, Removed, Stop, Swap
 from tests.models.checking import assert_same, perturb, scalar
 from tests.models.networks import NestedUNet, TinyDecoder, TinyEncoder, tiny_parts
 

@@ -1,19 +1,24 @@
 """The contract between a network and the multi-encoder models: encoder, decoder, head."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from relcons.models.cut import Cut, cut_at
-from relcons.models.observing import as_example
+from relcons.parts.cut import Cut, cut_at
+from relcons.parts.layers import reset_parameters, small_inputs
+from relcons.parts.observing import as_example
 
-__all__ = ["Extra", "UNetParts", "reset_parameters", "small_inputs", "take_channels", "wider"]
+__all__ = ["Extra", "UNetParts", "read_channels", "wider"]
 
 Extra = int | Sequence[int]
+Maps = Sequence[Tensor]
+Encode = Callable[[list[Tensor]], list[Maps]]
+Fuse = Callable[[Maps], list[Tensor]]
+Segmented = tuple[Any, list[Maps]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +117,25 @@ class UNetParts:
         """
         yield from small_inputs(self.encoder)
 
+    @staticmethod
+    def segment(batches: list[Tensor], encode: Encode, fuse: Fuse, decoder: nn.Module, head: nn.Module) -> Segmented:
+        """The network's pass: encode every batch, fuse the maps of the first, decode them.
+
+        A model keeps this function and none of the parts' other attributes.
+
+        Args:
+            batches: images to segment, and others of which only the maps are wanted.
+            encode: maps of every batch by the target encoder.
+            fuse: takes the first batch's maps and gives what the decoder takes.
+            decoder: the parts' own, or the wider one.
+            head: the parts' own, or the identity.
+
+        Returns:
+            Outputs of the first batch, and the target encoder's maps of every batch.
+        """
+        maps = encode(batches)
+        return head(decoder(fuse(maps[0]))), maps
+
     def describe(self) -> dict[str, Any] | None:
         """The network as ``family``, ``class`` and ``arguments`` for ``config.json``; None where no table has it."""
         return None
@@ -204,63 +228,25 @@ class NestedParts(UNetParts):
         """The example."""
         yield self.batch
 
+    @staticmethod
+    def segment(batches: list[Tensor], encode: Encode, fuse: Fuse, decoder: nn.Module, head: nn.Module) -> Segmented:
+        """One pass of the whole network, inside which alone the bottleneck exists, to be fused there."""
+        output, bottleneck = decoder(batches[0], partial(_fuse_alone, fuse))
+        return head(output), [[bottleneck], *encode(batches[1:])]
+
     def copied_encoder(self) -> nn.Module:
         """Encoder that holds all that it runs."""
         return copy.deepcopy(self.cut.general)
+
+
+def _fuse_alone(fuse: Fuse, bottleneck: Tensor) -> Tensor:
+    return fuse([bottleneck])[0]
 
 
 def wider(channels: Sequence[int], extra: Extra) -> tuple[int, ...]:
     """Widths with ``extra`` added: to the bottleneck's alone, or to every map's where it is a sequence."""
     extras = [*[0] * (len(channels) - 1), extra] if isinstance(extra, int) else extra
     return tuple(width + more for width, more in zip(channels, extras, strict=True))
-
-
-def take_channels(layer: Any, channels: int) -> None:
-    """Let a convolution take another number of channels; its weights are then zeros, to be drawn anew."""
-    axis = 0 if isinstance(layer, nn.modules.conv._ConvTransposeNd) else 1
-    shape = list(layer.weight.shape)
-    shape[axis] = shape[axis] * channels // layer.in_channels  # of a group, if there are several
-    layer.weight = nn.Parameter(layer.weight.new_zeros(shape))
-    layer.in_channels = channels
-
-
-def small_inputs(module: nn.Module) -> Iterator[Tensor]:
-    """Batches of one image of common sizes, for the first convolution of ``module``."""
-    first = next((layer for layer in module.modules() if isinstance(layer, nn.modules.conv._ConvNd)), None)
-    if first is not None:
-        axes = first.weight.ndim - 2
-        for side in (16, 32, 64) if axes == 3 else (32, 64, 128, 224, 256):
-            yield torch.zeros(1, first.in_channels, *[side] * axes)
-
-
-def reset_parameters(
-    module: nn.Module, own: Mapping[type[nn.Module], Callable[[nn.Module], object]] | None = None
-) -> None:
-    """Reset every layer of ``module`` by its own ``reset_parameters``; ValueError where that resets not all.
-
-    ``own``: what resets layers of these classes, which have no such method.
-    """
-    fix = 'pass a freshly built encoder as general=, or use general="copy"'
-    own = own or {}
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.fill_(torch.nan)
-    for name, layer in module.named_modules():
-        reset = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
-        if type(layer) in own:
-            own[type(layer)](layer)
-        elif callable(reset):
-            reset()
-        elif next(layer.parameters(recurse=False), None) is not None:
-            raise ValueError(
-                f'general="reset": layer {name!r} ({type(layer).__name__}) holds parameters and has no '
-                f"reset_parameters(); {fix}"
-            )
-    for name, parameter in module.named_parameters():
-        if (
-            not parameter.is_meta and parameter.isnan().any()
-        ):  # spectral norm, for one, computes the weight that reset_parameters() writes
-            raise ValueError(f'general="reset": reset_parameters() does not reach {name!r}; {fix}')
 
 
 def read_channels(encoder: nn.Module) -> Sequence[int] | None:

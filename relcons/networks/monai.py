@@ -20,7 +20,7 @@ from monai.networks.nets.vnet import VNet
 from monai.networks.utils import icnr_init
 from torch import Tensor, nn
 
-from relcons.integrations.monai_modules import (
+from relcons.networks.monai_modules import (
     DownPath,
     DynUNetDecoder,
     SegResNetDecoder,
@@ -28,8 +28,9 @@ from relcons.integrations.monai_modules import (
     SwinUNETREncoder,
     UpPath,
 )
-from relcons.models.parts import Extra, UNetParts, reset_parameters, small_inputs, take_channels, wider
-from relcons.models.reach import evaluating, probe
+from relcons.parts.layers import first_convolution, reset_parameters, small_inputs, take_channels
+from relcons.parts.parts import Extra, UNetParts, wider
+from relcons.parts.reach import evaluating, probe
 
 __all__ = ["MonaiParts", "split"]
 
@@ -74,7 +75,7 @@ def split(net: nn.Module) -> UNetParts:
     """Parts of ``net``, sharing its layers.
 
     UNet, AttentionUnet and VNet nest encoder and decoder: they are cut at their innermost level, see
-    [`UNetParts.at`][relcons.models.parts.UNetParts.at], and take ``fusion="project"`` alone.
+    [`UNetParts.at`][relcons.parts.parts.UNetParts.at], and take ``fusion="project"`` alone.
 
     Raises:
         TypeError: ``net`` is another network, or has a forward pass of its own.
@@ -204,8 +205,7 @@ def _parts(
 
 
 def _example(encoder: nn.Module, smallest: Sequence[int]) -> Tensor:
-    first = next(layer for layer in encoder.modules() if isinstance(layer, nn.modules.conv._ConvNd))
-    return torch.zeros(1, first.in_channels, 2 * smallest[0], *smallest[1:])
+    return torch.zeros(1, first_convolution(encoder).in_channels, 2 * smallest[0], *smallest[1:])
 
 
 def _reset(module: nn.Module, net: nn.Module) -> None:
@@ -251,10 +251,9 @@ def _widened(decoder: nn.Module, maps: list[Tensor], net: nn.Module) -> nn.Modul
 def _rebuilt_backbone(net: FlexibleUNet) -> nn.Module:
     """Encoder of a FlexibleUNet built anew, without pretrained weights."""
     backbone = FLEXUNET_BACKBONE.register_dict[net.backbone]
-    first = next(layer for layer in net.encoder.modules() if isinstance(layer, nn.modules.conv._ConvNd))
     # The table keeps the arguments of the network built last.
-    arguments = {**backbone["parameter"], "spatial_dims": net.spatial_dims, "in_channels": first.in_channels}
-    encoder: nn.Module = backbone["type"](**{**arguments, "pretrained": False})
+    own = {"spatial_dims": net.spatial_dims, "in_channels": first_convolution(net.encoder).in_channels}
+    encoder: nn.Module = backbone["type"](**{**backbone["parameter"], **own, "pretrained": False})
     if repr(encoder) != repr(net.encoder):
         raise ValueError(
             f'general="reset": the backbone that {net.backbone!r} names is not like net\'s, which was changed after it '

@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from relcons.models.nested import Borrowed, Loan, NestedDecoder, NestedEncoder, Removed, Stop, Swap, shallow_copy
-from relcons.models.observing import Pass, candidates, problem_of, run_once
-from relcons.models.reach import evaluating, reached_parameters, tensors_of
+from relcons.parts.nested import Borrowed, Loan, NestedDecoder, NestedEncoder, Removed, Stop, Swap, shallow_copy
+from relcons.parts.observing import Pass, candidates, problem_of, run_once
+from relcons.parts.reach import evaluating, reached_parameters, tensors_of
 
 __all__ = ["Cut", "cut_at"]
 

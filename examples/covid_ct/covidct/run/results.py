@@ -1,0 +1,96 @@
+"""The scores that a run leaves: metrics.json and metrics.csv, and where results can be written."""
+
+import csv
+import io
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from covidct.errors import InputError
+from covidct.files import write_text
+from covidct.run.config import Config
+
+JSON, CSV = "metrics.json", "metrics.csv"
+# The sets that a run takes its source images from: [{"dataset": ..., ...}, ...].
+SOURCES = "sources.json"
+# The fields of the config that a result cannot be read without.
+NAMED = (
+    *("dataset", "method", "preset", "fold", "split_seed", "seed", "steps"),
+    *("relation_reduction", "relation_peak", "relation_power", "precision"),
+)
+
+
+def heading(config: Config, data: Path | None = None) -> dict[str, Any]:
+    """What every metrics.json begins with; `data`: where the data set lies now, if not where the config says."""
+    named: dict[str, Any] = {name: getattr(config, name) for name in NAMED}
+    return named | {"data": config.data if data is None else str(data)}
+
+
+def write_tables(json_path: Path, content: Any, csv_path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write `content` as JSON and `rows` (dicts of the same keys) as CSV; InputError if that is impossible."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([{name: _cell(value) for name, value in row.items()} for row in rows])
+    try:
+        write_text(json_path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+        write_text(csv_path, text.getvalue())
+    except OSError as error:
+        raise InputError(
+            f"{json_path.parent}: the results cannot be written ({error.strerror}); free space there"
+        ) from None
+
+
+def read_metrics(run: Path, images: str = "images") -> dict[str, Any]:
+    """The content of a run's metrics.json, which lists its `images` so; InputError if it is missing or damaged."""
+    path = run / JSON
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {**content, images: list(content[images]), "summary": dict(content["summary"])}
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; write it with evaluate.py {run}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}); write it anew with evaluate.py {run}") from None
+
+
+def settings_line(config: Config) -> str:
+    """What stands below a table of one run's scores."""
+    return (
+        f"preset {config.preset}, {config.steps} steps, seed {config.seed}, "
+        f"relation reduction {config.relation_reduction}"
+    )
+
+
+def without_nan(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` for JSON, which knows neither NaN nor infinity: None in their place."""
+    return {name: None if isinstance(value, float) and not isfinite(value) else value for name, value in values.items()}
+
+
+def check_writable(folder: Path) -> None:
+    """InputError unless a file can be made in `folder`: better said before an hour of computing than after."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror}); give a folder that you may write to"
+        ) from None
+
+
+def make_output(folder: Path) -> None:
+    """Make `folder`, the value of --output, unless it is there; InputError if results cannot be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {folder} cannot be made ({error.strerror}); give another folder") from None
+    check_writable(folder)
+
+
+def _cell(value: Any) -> Any:
+    """Numbers with six decimals; empty where a score does not exist."""
+    if value is None:
+        return ""
+    return f"{value:.6f}" if isinstance(value, float) else value

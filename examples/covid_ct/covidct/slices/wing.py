@@ -1,0 +1,80 @@
+"""Slices as a kind of image that runs train on: see `covidct.training.wing.Wing`."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from covidct.ct.picture import check_slices
+from covidct.phantoms.slice_set import phantom_root
+from covidct.progress import Stages, work_shown
+from covidct.run.config import Config
+from covidct.run.results import read_metrics, settings_line
+from covidct.sets import names
+from covidct.slices.data import SliceData, read_run_data, read_target
+from covidct.slices.evaluation import score_slices, write_metrics
+from covidct.slices.figures import draw_predictions
+from covidct.slices.metrics import MEASURES
+from covidct.slices.prediction import predict as predict
+from covidct.slices.presets import PRESETS as PRESETS
+from covidct.slices.report import evaluate as evaluate
+
+IMAGES = "slices"
+PHANTOM = names.PHANTOM
+DATASETS: tuple[str, ...] = (PHANTOM, names.COVID_SEMISEG)
+PREPARED: tuple[str, ...] = ()
+PRETRAINS = False
+read = read_run_data
+
+
+def make_phantoms(config: Config, stages: Stages, *, training: bool = True) -> None:
+    """See `Wing.make_phantoms`."""
+    if config.dataset == PHANTOM:
+        phantom_root(progress=stages("generating phantoms"))
+
+
+def default_fold(config: Config) -> str | None:
+    """See `Wing.default_fold`; phantoms have the slices of the published split."""
+    if config.dataset == PHANTOM or read_target(config).test:
+        return None
+    return "no test slices in the data set: cross-validation, fold 0"
+
+
+def check(run: Path, config: Config, data: SliceData, console: Console) -> None:
+    """Load every slice once; InputError for the first that cannot be used."""
+    with console.status("looking at the slices"):
+        check_slices((*data.train, *data.test, *data.source))
+
+
+def score(run: Path, config: Config, model: nn.Module, data: SliceData, console: Console) -> None:
+    """See `Wing.score`."""
+    with work_shown(console, "evaluating") as show_share:
+        scored = score_slices(model, data.test, config, flips=config.flips, progress=show_share)
+    write_metrics(run, scored, config, flips=config.flips)
+
+
+def draw(run: Path, config: Config, model: nn.Module, data: SliceData) -> None:
+    """See `Wing.draw`."""
+    draw_predictions(run, model, data.test, config, flips=config.flips)
+
+
+def show(run: Path, config: Config, console: Console) -> int:
+    """See `Wing.show`: every slice is scored."""
+    content = read_metrics(run)
+    table = Table(
+        title=f"{config.method} on {config.dataset}: means over {len(content['images'])} test slices",
+        caption=settings_line(config),
+    )
+    table.add_column("protocol")
+    for measure in MEASURES:
+        table.add_column(measure, justify="right")
+    for protocol, values in content["summary"].items():
+        table.add_row(protocol, *(f"{values[measure]:.4f}" if measure in values else "" for measure in MEASURES))
+    console.print(table)
+    return 0
+
+
+def is_whole(run: Path) -> bool:
+    """See `Wing.is_whole`: nothing is kept."""
+    return True
