@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 from covidct.ct.volume import CaseFacts, VolumeCase
-from covidct.errors import InputError, exit_on_input_error
+from covidct.errors import InputError, exit_on_input_error, print_error
 from covidct.files import entries
 from covidct.sets.readers import describe, read_volume_set
 from covidct.store.preparation import (
@@ -154,7 +154,7 @@ def _prepare(
 
 def _report(failures: dict[str, str], console: Console) -> None:
     for name, message in failures.items():
-        console.print(Text.assemble(("error: ", "bold red"), f"{name}: {message}"), soft_wrap=True)
+        print_error(f"{name}: {message}", console)
 
 
 def _report_others(outcomes: Sequence[Outcome], root: Path, console: Console) -> None:

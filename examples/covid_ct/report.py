@@ -12,9 +12,9 @@ from covidct.run.paper import TABLES, TableName
 from covidct.run.report import make_report
 from covidct.run.report_files import screen, write_report
 from covidct.run.report_text import explanations, grids, title
-from covidct.run.results import JSON, make_output, read_metrics
+from covidct.run.results import JSON, make_output
 from covidct.run.rows import assign
-from covidct.run.scores import LISTED, run_scores
+from covidct.run.scores import read_scores
 from rich.console import Console
 
 FILE_WIDTH = 200
@@ -54,11 +54,7 @@ def main() -> None:
     configs = {run: read_config(run / "config.json") for run in runs}
     kinds = {run: wing_of(config.dataset).IMAGES for run, config in configs.items()}
     rows = assign(table, configs, kinds, {run for run in runs if (run / JSON).is_file()})
-    scores = {
-        run: run_scores(run, configs[run], kinds[run], read_metrics(run, LISTED[kinds[run]]))
-        for _, found in rows.rows
-        for run in found
-    }
+    scores = {run: read_scores(run, configs[run], kinds[run]) for _, found in rows.rows for run in found}
     report = make_report(table, rows, scores)
     folder = arguments.output or TABLES_FOLDER
     make_output(folder)

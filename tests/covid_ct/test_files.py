@@ -1,9 +1,12 @@
+import errno
+import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from covidct.errors import InputError, exit_on_input_error
-from covidct.files import entries, replacing, write_bytes, write_text
+from covidct.errors import InputError, exit_on_input_error, print_error
+from covidct.files import entries, read_json, replacing, write_bytes, write_text, writing
 
 
 def test_written_text_and_bytes_are_read_back(tmp_path):
@@ -90,3 +93,112 @@ def test_folder_that_cannot_be_listed(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(InputError, match=r"cannot be read .Permission denied.; check its permissions"):
         entries(tmp_path)
+
+
+@dataclass(frozen=True)
+class Point:
+    name: str
+    at: tuple[float, float]
+    weight: int | None = None
+
+
+def refused(path: Path, text: str | bytes) -> str:
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(InputError) as caught:
+        read_json(path, Point, fix="draw it again")
+    message = str(caught.value)
+    assert message.startswith(f"{path} is damaged: ")
+    assert message.endswith("; draw it again")
+    assert "\n" not in message
+    return message.removeprefix(f"{path} is damaged: ").removesuffix("; draw it again")
+
+
+def test_json_becomes_what_it_should_be(tmp_path):
+    path = tmp_path / "point.json"
+    path.write_text('{"name": "a", "at": [1, 2.5], "weight": 3, "more": null}')
+    point = read_json(path, Point, fix="")
+    assert point == Point("a", (1.0, 2.5), 3)
+    assert isinstance(point.at[0], float)
+    path.write_text('{"1": [{"name": "a", "at": [1, 2.5]}]}')
+    assert read_json(path, dict[int, list[Point]], fix="") == {1: [Point("a", (1.0, 2.5))]}
+
+
+def test_no_json(tmp_path):
+    path = tmp_path / "point.json"
+    for text in ("", "{", "nonsense", b"\xff\xfe", b"\x00" * 100, '{"name": "a", "at": [1, 2]} more'):
+        assert refused(path, text).startswith("it is not JSON (")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"name": ' * 100_000, '{"name": "a", "at": ' + "[" * 5000])
+def test_deeply_nested_json(tmp_path, text):
+    assert refused(tmp_path / "point.json", text).startswith("it is not JSON (recursion limit")
+
+
+def test_every_wrong_field_is_named_with_what_came(tmp_path):
+    found = refused(tmp_path / "point.json", '{"at": ["1", 2], "weight": 1.5}')
+    assert found == "name is missing; at[0] must be a valid number, got '1'; weight must be a valid integer, got 1.5"
+    assert refused(tmp_path / "point.json", "[1]") == "it must be an object, got [1]"
+    assert refused(tmp_path / "point.json", '{"name": true, "at": [true, 1]}').count(", got True") == 2
+
+
+def test_a_long_value_is_cut(tmp_path):
+    assert len(refused(tmp_path / "point.json", '{"name": "a", "at": "' + "x" * 10**6 + '"}')) < 150
+
+
+def test_a_missing_file_and_a_folder(tmp_path):
+    with pytest.raises(InputError, match=r"a\.json is missing; draw it$"):
+        read_json(tmp_path / "a.json", Point, fix="draw it")
+    with pytest.raises(InputError, match=r"a\.json is missing: nobody drew it$"):
+        read_json(tmp_path / "a.json", Point, fix="draw it", missing="nobody drew it")
+    with pytest.raises(InputError, match=r"cannot be read \(Is a directory\); draw it$"):
+        read_json(tmp_path, Point, fix="draw it")
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "free space there"),
+        (errno.EDQUOT, "free space there, the quota is used up"),
+        (errno.EACCES, "give a place that you may write to"),
+        (errno.EROFS, "give a place that you may write to"),
+        (errno.ENAMETOOLONG, "shorten the name"),
+        (errno.EIO, "check the disk"),
+    ],
+)
+def test_advice_fits_the_fault(tmp_path, number, advice):
+    with pytest.raises(InputError) as caught, writing(tmp_path / "a.png"):
+        raise OSError(number, os.strerror(number))
+    assert str(caught.value) == f"{tmp_path / 'a.png'} cannot be written ({os.strerror(number)}); {advice}"
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("folder", r"folder cannot be written \(Is a directory\); a folder stands in its place"),
+        ("file/a.txt", r"a\.txt cannot be written \(Not a directory\); a file stands in the place of its folder"),
+        ("none/a.txt", r"a\.txt cannot be written \(No such file or directory\); its folder is missing"),
+        ("x" * 300, r"x cannot be written \(File name too long\); shorten the name"),
+    ],
+)
+def test_what_the_file_system_says_itself(tmp_path, name, what):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=what), writing(tmp_path / name):
+        write_text(tmp_path / name, "a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_an_error_without_a_number_says_its_text(tmp_path):
+    what = r"cannot be written \(encoder error -2\); check the disk, or go elsewhere$"
+    with pytest.raises(InputError, match=what), writing(tmp_path, "or go elsewhere"):
+        raise OSError("encoder error -2")
+
+
+def test_other_errors_of_writing_pass_through(tmp_path):
+    with pytest.raises(KeyError), writing(tmp_path):
+        raise KeyError("a")
+
+
+def test_an_error_is_one_line_whatever_is_in_it(capsys):
+    print_error("[bold]" + "long " * 60)
+    assert capsys.readouterr().err == "error: [bold]" + "long " * 60 + "\n"

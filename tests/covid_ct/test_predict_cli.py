@@ -157,7 +157,7 @@ def test_no_input_is_refused(call, run, tmp_path):
 
 def test_output_that_is_a_file_is_refused(call, run, pictures, tmp_path):
     (tmp_path / "out").write_text("")
-    refused(call, "out cannot be made", run, pictures, "--output", tmp_path / "out")
+    refused(call, "out cannot be written .*; a file stands in its place", run, pictures, "--output", tmp_path / "out")
 
 
 def test_folder_that_is_no_run_is_refused(call, pictures, tmp_path):

@@ -268,7 +268,7 @@ def test_faults_of_a_case_have_messages(tmp_path, monkeypatch):
 
     assert message(MemoryError()) == f"{one.image}: not enough memory; run again with fewer --workers"
     full = message(OSError(28, "No space left on device"))
-    assert full == f"coronacases_001 cannot be written to {root} (No space left on device); free space"
+    assert full == f"{root / one.name} cannot be written (No space left on device); free space there"
 
 
 def _die(task: object) -> None:

@@ -264,7 +264,7 @@ def test_refuses_no_run_and_a_folder_that_is_none(call, tmp_path):
 
 def test_refuses_an_output_that_cannot_be_made(call, ablation, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"--output .*file/tables cannot be made"):
+    with pytest.raises(InputError, match=r"--output .*file/tables cannot be written"):
         call(*ablation, "--table", "III", "--output", tmp_path / "file" / "tables")
 
 

@@ -99,8 +99,11 @@ UNET = ("--data", "data", "--method", "unet", "--preset", "demo", "--steps", "2"
         (("--data", "data", "--method", "unet", "--preset", "paper"), "needs a CUDA device"),
         ((*UNET, "--output", "data"), "data is neither empty nor a run .* give another --output"),
         ((*UNET, "--output", "data/file"), "data/file is a file, not a folder"),
-        ((*UNET, "--output", "data/file/run"), "data/file/run cannot be made .*Not a directory"),
-        ((*UNET, "--output", "/proc/relcons"), "/proc/relcons cannot be made"),
+        (
+            (*UNET, "--output", "data/file/run"),
+            "data/file/run .* .Not a directory.; a file stands",
+        ),
+        ((*UNET, "--output", "/proc/relcons"), "/proc/relcons cannot be written"),
         ((*UNET, "--resume"), "runs holds no run named covid_semiseg-unet-fold0-seed0"),
         ((*UNET, "--resume", "--output", "nowhere"), "nowhere is not a folder; correct --output"),
     ],

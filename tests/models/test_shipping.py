@@ -318,6 +318,17 @@ def test_networks_that_names_do_not_give_are_asked_for(build: Callable[[], nn.Mo
     assert "from_pretrained(folder, net=net)" in (tmp_path / "README.md").read_text()
 
 
+@pytest.mark.parametrize(
+    "part", [None, "target_encoder", "general_encoders.0", "fusion", "decoder", "head", "classification_head"]
+)
+def test_a_model_changed_anywhere_is_asked_for(part: str | None, tmp_path: Path) -> None:
+    model = DualEncoderUNet(smp_net("Unet", aux_params={"classes": 3}, **SMP["Unet"]))
+    if part is not None:
+        next(iter([*model.get_submodule(part).children(), model.get_submodule(part)])).add_module("more", nn.ReLU())
+    model.save_pretrained(tmp_path)
+    assert (json.loads((tmp_path / "config.json").read_text())["network"] is None) == (part is not None)
+
+
 # Exception
 
 

@@ -13,6 +13,10 @@ T = TypeVar("T")
 class InputError(ValueError):
     """A file or argument that cannot be used; the message names it, what came, what was expected, the fix."""
 
+    def __str__(self) -> str:
+        # Names of files may hold bytes that are no text, which no screen or file takes.
+        return super().__str__().encode("utf-8", "backslashreplace").decode("utf-8")
+
 
 def exit_on_input_error(main: Callable[[], T]) -> T:
     """Call `main` and return what it returns; an `InputError` becomes one message on stderr and exit code 2.
@@ -27,6 +31,11 @@ def exit_on_input_error(main: Callable[[], T]) -> T:
     try:
         return main()
     except InputError as error:
-        # soft_wrap: a path broken across two lines cannot be copied.
-        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+        print_error(error)
         sys.exit(2)
+
+
+def print_error(error: InputError | str, console: Console | None = None) -> None:
+    """Print the one line of an error, on stderr or where a progress bar runs."""
+    # soft_wrap: a path broken across two lines cannot be copied.
+    (console or Console(stderr=True)).print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)

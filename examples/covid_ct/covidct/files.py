@@ -1,5 +1,6 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and JSON files that hold what they should."""
 
+import errno
 import glob
 import hashlib
 import os
@@ -7,9 +8,45 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from covidct.errors import InputError
+
+T = TypeVar("T")
+
+# What helps against the faults that people meet.
+ADVICE = {
+    errno.ENOSPC: "free space there",
+    errno.EDQUOT: "free space there, the quota is used up",
+    errno.EFBIG: "the file is too large for its disk or a limit: write to another place",
+    errno.EACCES: "give a place that you may write to",
+    errno.EPERM: "give a place that you may write to",
+    errno.EROFS: "give a place that you may write to",
+    errno.EISDIR: "a folder stands in its place: move that, or write to another place",
+    errno.ENOTDIR: "a file stands in the place of its folder: move that, or write to another place",
+    errno.EEXIST: "a file stands in its place: move that, or write to another place",
+    errno.ENOENT: "its folder is missing: make it, or write to another place",
+    errno.ENAMETOOLONG: "shorten the name",
+    errno.ELOOP: "links lead in a circle: remove one of them",
+}
+# How the texts of the validator go on after the name of a field.
+WORDING = {
+    "missing": "is missing",
+    "unexpected_keyword_argument": "is not known",
+    "greater_than_equal": "must be {ge:g} or more",
+    "greater_than": "must be more than {gt:g}",
+    "less_than_equal": "must be {le:g} or less",
+    "less_than": "must be less than {lt:g}",
+    "too_short": "must have at least {min_length} items",
+    "too_long": "must have at most {max_length} items",
+}
+# Characters of a wrong value, and wrong fields, that a message shows.
+SHOWN, LISTED = 60, 40
 
 
 def entries(folder: Path) -> list[Path]:
@@ -96,6 +133,82 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` in UTF-8, whole or not at all; the folder must exist."""
     write_bytes(path, text.encode("utf-8"))
+
+
+@contextmanager
+def writing(what: Path | str, otherwise: str = "") -> Iterator[None]:
+    """Turns an OSError of the block into the InputError that `what` cannot be written, why, and what helps.
+
+    otherwise: what could be done instead, if there is something: "or give another --output".
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(not_written(what, error, otherwise)) from None
+
+
+def not_written(what: Path | str, error: OSError, otherwise: str = "") -> str:
+    """The message of `writing`."""
+    help_ = ADVICE.get(error.errno or 0, "check the disk")
+    return f"{what} cannot be written ({error.strerror or error}); {help_}{otherwise and ', '}{otherwise}"
+
+
+def read_json(path: Path, kind: type[T], *, fix: str, missing: str = "") -> T:
+    """What the JSON file `path` holds, as a `kind`: a dataclass, or any other type that pydantic knows.
+
+    Types are strict: no text for a number, no number for a truth value; whole numbers may stand for broken ones, and
+    lists are tuples where `kind` says so.
+
+    Raises InputError, in one line that ends with `fix`, if the file is missing, unreadable, no JSON or too deeply
+    nested, or does not hold a `kind`: then it names every field that is wrong, and what came. `missing` takes the
+    place of `fix` where there is no file.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing{f': {missing}' if missing else f'; {fix}'}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}); {fix}") from None
+    return parse_json(content, kind, str(path), fix)
+
+
+def parse_json(content: bytes | str, kind: type[T], name: str, fix: str) -> T:
+    """The JSON text `content`, called `name` in messages, as a `kind`; see `read_json`."""
+    hashable: Any = kind
+    adapter: TypeAdapter[T] = _adapter(hashable)
+    try:
+        return adapter.validate_json(content, strict=True)
+    except ValidationError as error:
+        raise InputError(f"{name} is damaged: {faults_of(error)}; {fix}") from None
+
+
+def faults_of(error: ValidationError, *, options: bool = False) -> str:
+    """What the validator found wrong, one fault for each field; `options`: named as on the command line."""
+    found: dict[Any, str] = {}
+    for details in error.errors(include_url=False):
+        found.setdefault(details["loc"][:1], _fault(details, options))
+    more = f"; and {len(found) - LISTED} more" if len(found) > LISTED else ""
+    return "; ".join(list(found.values())[:LISTED]) + more
+
+
+# They take milliseconds to make, and a log has thousands of lines.
+@lru_cache(maxsize=64)
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _fault(details: ErrorDetails, options: bool) -> str:
+    kind, context = details["type"], details.get("ctx", {})
+    if kind == "json_invalid":
+        return f"it is not JSON ({context['error']})"
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in details["loc"]).removeprefix(".")
+    name = f"--{name.replace('_', '-')}" if options else name or "it"
+    if kind == "value_error":
+        return str(context["error"]) if name == "it" else f"{name} {context['error']}"
+    text = WORDING[kind].format(**context) if kind in WORDING else details["msg"].replace("Input should", "must", 1)
+    came = repr(details["input"])
+    came = came if len(came) <= SHOWN else f"{came[:SHOWN]}..."
+    return f"{name} {text}" if kind in ("missing", "unexpected_keyword_argument") else f"{name} {text}, got {came}"
 
 
 def _flush(path: Path) -> None:

@@ -34,6 +34,14 @@ def in_processes(call: Callable[..., T], tasks: Sequence[tuple[Any, ...]], worke
             pool.shutdown(cancel_futures=True)
 
 
+def total_memory() -> int:
+    """Bytes of memory of this machine; where it cannot be known, so much that nothing is limited by it."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return 2**62
+
+
 def _end_with_parent() -> None:
     """Make this worker end when the process that started it does, even if that was killed."""
     parent = multiprocessing.parent_process()

@@ -68,13 +68,22 @@ def test_a_missing_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (CONFIG.to_json()[:50], "cannot be read"),
-        ("[1]", "holds list, not the fields"),
+        (CONFIG.to_json()[:50], "config.json is damaged: it is not JSON"),
+        ("[1]", r"config.json is damaged: it must be an object, got \[1\]"),
         ('{"epochs": 3}', r"unknown fields \['epochs'\], missing fields \['batch_size'"),
-        (json.dumps({**asdict(CONFIG), "steps": 0}), "config.json: --steps must be 1 or more"),
-        (json.dumps({**asdict(CONFIG), "steps": "many"}), "config.json: .*steps"),
-        (json.dumps({**asdict(CONFIG), "steps": True}), "config.json: steps is True"),
-        (json.dumps({**asdict(CONFIG), "size": 96}), "config.json: .*size"),
+        (
+            json.dumps({**asdict(CONFIG), "steps": 0}),
+            "json is damaged: steps must be 1 or more, got 0; put it back",
+        ),
+        (
+            json.dumps({**asdict(CONFIG), "steps": "many"}),
+            "json is damaged: steps must be a valid integer, got 'many'",
+        ),
+        (
+            json.dumps({**asdict(CONFIG), "steps": True}),
+            "json is damaged: steps must be a valid integer, got True",
+        ),
+        (json.dumps({**asdict(CONFIG), "size": 96}), "json is damaged: size must be a valid array, got 96"),
     ],
 )
 def test_damaged_files(tmp_path: Path, text: str, message: str) -> None:
@@ -82,6 +91,89 @@ def test_damaged_files(tmp_path: Path, text: str, message: str) -> None:
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_config(path)
+
+
+WRONG: dict[str, Any] = {
+    "fold": 7,
+    "seed": -1,
+    "batch_size": 0,
+    "size": [96],
+    "features_per_stage": [],
+    "precision": "64",
+    "flips": 1,
+    "workers": -1,
+    "learning_rate": -0.01,
+    "momentum": -1,
+    "weight_decay": float("nan"),
+    "clip": 0,
+    "poly": float("inf"),
+    "oversample_foreground": 1.5,
+    "relation_peak": float("-inf"),
+    "relation_reduction": "max",
+    "relation_power": 0,
+    "strides": [[0, 1]],
+    "kernel_sizes": [[2, 2]],
+}
+
+
+def test_every_wrong_field_is_named_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(asdict(CONFIG) | WRONG))
+    with pytest.raises(InputError) as caught:
+        read_config(path)
+    text = str(caught.value)
+    assert "\n" not in text
+    for name in WRONG:
+        assert text.count(f"; {name}") + text.count(f": {name}") == 1, name
+    assert "features_per_stage must have at least 2 items, got []" in text
+    assert "momentum must be 0 or more, got -1" in text
+    assert "kernel_sizes[0][0] must be odd, got 2" in text
+    assert "fold must be 0 to 4, got 7; leave it out" in text
+    assert "weight_decay must be a finite number, got nan" in text
+
+
+@pytest.mark.parametrize("size", [[], [96], [96, 96, 96, 96], [-96, 96], [0, 0], [96.0, 96]])
+def test_sizes_that_no_network_has(tmp_path: Path, size: list[float]) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(asdict(CONFIG) | {"size": size}))
+    with pytest.raises(InputError, match=r"config\.json is damaged: size\S* must "):
+        read_config(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"strides": [[2, 2]]}, r"strides must have 5 items, one a stage .* of 2 numbers each"),
+        ({"kernel_sizes": [[3, 3, 3]] * 5}, r"kernel_sizes must have 5 items, .* of 2 numbers each"),
+        ({"momentum": 0, "size": [100, 96]}, r"size 100 x 96 .*; nesterov must be false where momentum is 0"),
+        ({"size": [100, 96]}, r"size 100 x 96 does not fit a network of 5 stages"),
+    ],
+)
+def test_fields_that_do_not_fit_together(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(asdict(CONFIG) | changes))
+    with pytest.raises(InputError, match=rf"config\.json is damaged: {message}.*; put it back as train\.py wrote it"):
+        read_config(path)
+
+
+def test_a_run_of_the_first_version(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    younger = ("strides", "kernel_sizes", "init", "store")
+    path.write_text(json.dumps({name: value for name, value in asdict(CONFIG).items() if name not in younger}))
+    assert read_config(path) == CONFIG
+
+
+def test_a_field_with_a_default_is_no_field_to_leave_out(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({name: value for name, value in asdict(CONFIG).items() if name != "momentum"}))
+    with pytest.raises(InputError, match=r"unknown fields none, missing fields \['momentum'\]; train again"):
+        read_config(path)
+
+
+def test_whole_numbers_may_stand_for_others(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(asdict(CONFIG) | {"clip": 12}))
+    assert read_config(path) == CONFIG
 
 
 def test_differences_name_the_fields() -> None:

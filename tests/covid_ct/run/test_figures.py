@@ -117,7 +117,10 @@ def test_smoothing_keeps_a_constant_to_its_ends():
     [
         (None, r"metrics\.jsonl cannot be read"),
         ("", r"metrics\.jsonl is empty"),
-        ('{"step": 1}\nnonsense\n{"step": 2}\n', r"metrics\.jsonl, line 2, is not JSON"),
+        ('{"step": 1}\nnonsense\n{"step": 2}\n', r"metrics\.jsonl, line 2, is no JSON of a step; remove"),
+        ('{"step": 1}\n{}\n{"step": 2}\n', r"metrics\.jsonl, line 2, is no JSON of a step; remove"),
+        ('{"step": "one"}\n{"step": 2}\n', r"metrics\.jsonl, line 1, is no JSON of a step; remove"),
+        pytest.param('{"step": 1}\n' + "[" * 10**5 + "\n{}\n", r"metrics\.jsonl, line 2, is no JSON", id="nested"),
     ],
 )
 def test_unusable_log_is_named(run, text, message):

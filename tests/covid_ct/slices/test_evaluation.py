@@ -9,8 +9,8 @@ from covidct.ct.picture import Slice
 from covidct.errors import InputError
 from covidct.run import results
 from covidct.run.config import Config
-from covidct.run.results import check_writable, read_metrics
-from covidct.slices.evaluation import predict_slice, score_slices, write_metrics
+from covidct.run.results import check_writable
+from covidct.slices.evaluation import predict_slice, read_metrics, score_slices, write_metrics
 from covidct.slices.metrics import MEASURES, PER_IMAGE, summarise
 from covidct.slices.presets import PRESETS
 from PIL import Image
@@ -95,7 +95,7 @@ def test_files_agree_with_each_other_and_the_summary(slices, config, output):
 
 def test_result_names_what_it_depends_on(slices, config, output):
     evaluate(Bright(), slices, config, output, flips=True)
-    content = read_metrics(output)
+    content = json.loads((output / "metrics.json").read_text())
     named = ("dataset", "method", "preset", "fold", "split_seed", "seed", "steps", "relation_reduction", "precision")
     assert {name: content[name] for name in named} == {name: getattr(config, name) for name in named}
     assert (content["data"], content["flips"], content["count"]) == ("data/folder", True, 3)
@@ -103,7 +103,7 @@ def test_result_names_what_it_depends_on(slices, config, output):
 
 def test_empty_truths_and_predictions_are_counted(slices, config, output):
     evaluate(Bright(gain=0.0), [empty_mask(slices[0]), *slices[1:]], config, output)
-    content = read_metrics(output)
+    content = json.loads((output / "metrics.json").read_text())
     assert (content["empty_truths"], content["empty_predictions"]) == (1, 3)
     # Empty for empty counts as right at 0.5, and scores 0 in Table V's protocol.
     assert content["images"][0]["at_0.5"]["dice"] == 1

@@ -235,3 +235,15 @@ def test_read_picture_refuses_a_cut_file(tmp_path):
 def test_read_picture_names_a_missing_file(tmp_path):
     with pytest.raises(InputError, match=r"none\.png is missing"):
         read_picture(tmp_path / "none.png")
+
+
+def test_orientation_and_frames(tmp_path):
+    values = np.random.default_rng(0).integers(5000, 65536, (6, 9)).astype(np.uint16)
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.fromarray(values).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_allclose(read_picture(tmp_path / "a.png"), np.rot90(values, -1) / 257, rtol=1e-6)
+    pages = [Image.fromarray(values)] * 3
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(InputError, match=r"a\.tif holds 3 frames"):
+        read_picture(tmp_path / "a.tif")

@@ -1,4 +1,4 @@
-"""Lesion slices from NIfTI volumes: layouts, orientation, window, crop, cache, and the message of every fault."""
+"""Lesion slices from volumes: layouts, orientation, window, crop, cache, and the message of every fault."""
 
 import gzip
 import json
@@ -7,7 +7,9 @@ import os
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from covidct.ct.picture import load_slice
+from covidct.ct.volume import to_window
 from covidct.errors import InputError
 from covidct.sets.cases import find_cases
 from covidct.slices import lesion_slices
@@ -41,6 +43,60 @@ def test_window_orientation_and_crop(cases, tmp_path, chest):
     inside = np.s_[7:41, 8:32, 1]
     np.testing.assert_array_equal(image, np.round((np.clip(hu[inside], -1250, 250) + 1250.0) / 1500 * 255))
     np.testing.assert_array_equal(mask, lesion[inside] == 1)
+
+
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "SRA", "ILP", "ASL"])
+def test_five_orientations_against_the_chest_itself(tmp_path, chest, save_volume, codes):
+    hu, lesion = chest()
+    hu[12, 15, 1], hu[30, 12, 2] = -1100, 250
+    save_volume(tmp_path / "set" / "one" / "ct.nii.gz", hu, codes)
+    save_volume(tmp_path / "set" / "one" / "lesion.nii.gz", lesion, codes)
+    found = read(tmp_path / "set", tmp_path, margin=0.0)
+    assert [item.name for item in found] == ["set_one_001", "set_one_002"]
+    for z, item in zip((1, 2), found, strict=True):
+        image, mask = load_slice(item)
+        # HU -850, 0, -1100, 250 and the body's 40 in a window of 1500 from -1250.
+        expected = np.full((34, 24), 219)
+        expected[0:15, 0:24] = expected[21:34, 2:22] = 68
+        expected[24:29, 14:20] = 212
+        expected[15:21, 21:24] = 255
+        if z == 1:
+            expected[5, 7] = 26  # 25.5: to the even neighbour
+        else:
+            expected[23, 4] = 255
+        np.testing.assert_array_equal(image, expected)
+        shown = np.zeros((34, 24), dtype=bool)
+        shown[24:29, 14:20] = True
+        np.testing.assert_array_equal(mask, shown)
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".nhdr", ".mha", ".mhd"])
+def test_nrrd_and_metaimage_give_the_same_slices(cases, tmp_path, suffix):
+    for case in ("one", "two"):
+        for name in ("ct", "lesion"):
+            image = sitk.ReadImage(str(cases / case / f"{name}.nii.gz"))
+            (tmp_path / "other" / case).mkdir(parents=True, exist_ok=True)
+            sitk.WriteImage(image, str(tmp_path / "other" / case / f"{name}{suffix}"))
+    found = read(tmp_path / "other", tmp_path)
+    assert [item.name for item in found] == ["other_one_001", "other_one_002", "other_two_001", "other_two_002"]
+    for one, two in zip(read(cases, tmp_path), found, strict=True):
+        assert one.path.read_bytes() == two.path.read_bytes()
+        assert one.mask_path.read_bytes() == two.mask_path.read_bytes()
+
+
+def test_a_volume_of_one_slice(cases, tmp_path, chest, save_volume):
+    hu, lesion = chest()
+    save_volume(cases / "one" / "ct.nii.gz", hu[:, :, 1:2])
+    save_volume(cases / "one" / "lesion.nii.gz", lesion[:, :, 1:2])
+    one, same = read(cases, tmp_path)[:2]
+    assert (one.name, same.name) == ("set_one_000", "set_two_001")
+    assert one.path.read_bytes() == same.path.read_bytes()
+
+
+def test_every_value_above_one_half_is_lesion(cases, tmp_path, chest, save_volume):
+    save_volume(cases / "two" / "lesion.nii.gz", chest()[1] * 255)
+    first, _, same, _ = read(cases, tmp_path)
+    assert first.mask_path.read_bytes() == same.mask_path.read_bytes()
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LAS", "RPI", "SRA", "ILP", "ASL"])
@@ -118,9 +174,9 @@ def test_find_lungs_ignores_outside_and_small_pieces():
     hu[70:74, 50:54] = -1000  # an airway
     expected = np.zeros(hu.shape, dtype=bool)
     expected[20:50, 15:45] = expected[20:50, 55:85] = True
-    np.testing.assert_array_equal(find_lungs(hu), expected)
-    assert not find_lungs(np.full((9, 9), 30.0, dtype=np.float32)).any()
-    assert not find_lungs(np.full((9, 9), -1000.0, dtype=np.float32)).any()
+    np.testing.assert_array_equal(find_lungs(to_window(hu)), expected)
+    for value in (30.0, -1000.0):
+        assert not find_lungs(to_window(np.full((9, 9), value))).any()
 
 
 def test_layouts(tmp_path, chest, save_volume):
@@ -184,9 +240,7 @@ def test_damaged_cache_is_written_again(cases, tmp_path, damage):
 def test_damaged_case_among_good_ones_leaves_nothing(cases, tmp_path):
     path = cases / "two" / "ct.nii.gz"
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(
-        InputError, match=r"set/two/ct\.nii\.gz cannot be read as NIfTI \(.*\); it is damaged or cut short"
-    ):
+    with pytest.raises(InputError, match=r"set/two/ct\.nii\.gz cannot be read \(.*\); it is damaged or cut short"):
         read(cases, tmp_path)
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -194,7 +248,7 @@ def test_damaged_case_among_good_ones_leaves_nothing(cases, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"text"])
 def test_no_nifti(cases, tmp_path, content):
     (cases / "one" / "lesion.nii.gz").write_bytes(content)
-    with pytest.raises(InputError, match=r"one/lesion\.nii\.gz cannot be read as NIfTI"):
+    with pytest.raises(InputError, match=r"one/lesion\.nii\.gz cannot be read \(.+\); it is damaged"):
         read(cases, tmp_path)
 
 
@@ -202,14 +256,22 @@ def test_nan_voxels(cases, tmp_path, chest, save_volume):
     hu = chest()[0].astype(np.float32)
     hu[0, 0, :2] = np.nan
     save_volume(cases / "two" / "ct.nii.gz", hu)
-    with pytest.raises(InputError, match=r"two/ct\.nii\.gz has 2 voxels that are NaN or infinite"):
+    with pytest.raises(InputError, match=r"two/ct\.nii\.gz holds NaN or infinite voxels \(2 in slices 0 to 3\)"):
+        read(cases, tmp_path)
+
+
+def test_nan_in_a_mask(cases, tmp_path, chest, save_volume):
+    lesion = chest()[1].astype(np.float32)
+    lesion[0, 0, 0] = np.nan
+    save_volume(cases / "two" / "lesion.nii.gz", lesion)
+    with pytest.raises(InputError, match=r"two/lesion\.nii\.gz holds NaN or infinite voxels \(1 in slices 0 to 3\)"):
         read(cases, tmp_path)
 
 
 def test_mask_of_another_shape(cases, tmp_path, chest, save_volume):
     save_volume(cases / "two" / "lesion.nii.gz", chest()[1][:, :, :3])
     with pytest.raises(
-        InputError, match=r"two/lesion\.nii\.gz has shape \(48, 40, 3\), .*ct\.nii\.gz has \(48, 40, 4\)"
+        InputError, match=r"two/lesion\.nii\.gz has shape \(3, 40, 48\) .*ct\.nii\.gz has \(4, 40, 48\)"
     ):
         read(cases, tmp_path)
 
@@ -228,7 +290,7 @@ def test_empty_volumes(cases, tmp_path, chest, save_volume):
     with pytest.raises(InputError, match=r"one/ct\.nii\.gz is empty: every voxel is -1000"):
         read(cases, tmp_path)
     save_volume(cases / "one" / "ct.nii.gz", np.stack([hu, hu], -1))
-    with pytest.raises(InputError, match=r"one/ct\.nii\.gz has shape \(48, 40, 4, 2\); a CT volume needs three axes"):
+    with pytest.raises(InputError, match=r"one/ct\.nii\.gz has 4 axes, 48 x 40 x 4 x 2; a CT volume has three axes"):
         read(cases, tmp_path)
 
 
@@ -254,7 +316,9 @@ def test_nothing_there(tmp_path):
     with pytest.raises(InputError, match=r"gone does not exist; give a folder of CT volumes"):
         find_cases(tmp_path / "gone")
     (tmp_path / "holiday").mkdir()
-    with pytest.raises(InputError, match=r"holds no CT volume: looked for \*\.nii\.gz .* found holiday; give a folder"):
+    with pytest.raises(
+        InputError, match=r"holds no CT volume: looked for \*\.nii\.gz, .* found holiday; give a folder"
+    ):
         find_cases(tmp_path)
     (tmp_path / "imagesTr").mkdir()
     with pytest.raises(InputError, match=r"imagesTr is empty"):
@@ -307,9 +371,7 @@ def test_same_volume_twice(cases, chest, save_volume):
 
 def test_cache_that_cannot_be_written(cases, tmp_path):
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(
-        InputError, match=r"cache: the slices cannot be written there \(.*\); give another cache folder"
-    ):
+    with pytest.raises(InputError, match=r"cache: the slices cannot be written \(.*\); .*or give another cache folder"):
         read(cases, tmp_path)
 
 
@@ -344,22 +406,22 @@ def _damage_header(path, offset, content):
 @pytest.mark.parametrize(("offset", "content"), [(70, b"\x99\x00"), (40, b"\x0b\x00")], ids=["datatype", "axes"])
 def test_damaged_header(cases, tmp_path, offset, content):
     _damage_header(cases / "two" / "ct.nii.gz", offset, content)
-    with pytest.raises(InputError, match=r"two/ct\.nii\.gz cannot be read as NIfTI"):
+    with pytest.raises(InputError, match=r"two/ct\.nii\.gz cannot be read \(.+\); it is damaged"):
         read(cases, tmp_path)
 
 
 def test_volume_of_colours(cases, tmp_path):
     colours = np.zeros((4, 4, 2), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     nib.save(nib.Nifti1Image(colours, np.eye(4)), cases / "two" / "ct.nii.gz")
-    with pytest.raises(InputError, match=r"two/ct\.nii\.gz cannot be read as NIfTI"):
+    with pytest.raises(InputError, match=r"two/ct\.nii\.gz has colours or vectors; a CT volume has three axes"):
         read(cases, tmp_path)
 
 
-@pytest.mark.parametrize("value", [0.0, np.nan])
-def test_affine_without_a_place(cases, tmp_path, value):
+@pytest.mark.parametrize(("value", "what"), [(0.0, "a voxel measures 0 x 0 x 0 mm"), (np.nan, "not finite")])
+def test_affine_without_a_place(cases, tmp_path, value, what):
     rows = np.full((3, 4), value, dtype="<f4").tobytes()
     path = cases / "two" / "ct.nii.gz"
     _damage_header(path, 280, rows)
     _damage_header(path, 252, b"\x00\x00\x01\x00")  # no qform, the damaged sform counts
-    with pytest.raises(InputError, match=r"two/ct\.nii\.gz has an affine in its header that places no voxel"):
+    with pytest.raises(InputError, match=rf"two/ct\.nii\.gz: .*affine in its header .*{what}"):
         read(cases, tmp_path)

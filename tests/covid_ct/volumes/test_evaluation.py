@@ -24,6 +24,7 @@ from covidct.volumes import evaluation, report, wing
 from covidct.volumes.evaluation import volume_test_cases
 from covidct.volumes.plan import read_plan, write_plan
 from covidct.volumes.presets import PRESETS as VOLUME_PRESETS
+from covidct.volumes.tables import read_volume_metrics
 from rich.console import Console
 from torch import nn
 
@@ -424,7 +425,7 @@ def test_folds_on_different_grids_are_refused(make_run, tmp_path, monkeypatch):
     ("folds", "message"),
     [
         ((), "--output .*out is for the table of --folds of volumes; leave it out"),
-        (("--folds",), r"--output .*out cannot be made \(File exists\); give another folder"),
+        (("--folds",), r"--output .*out cannot be written \(File exists\); a file stands in its place"),
     ],
 )
 def test_an_output_that_cannot_be_is_refused_before_scoring(make_run, tmp_path, monkeypatch, folds, message):
@@ -477,3 +478,23 @@ def test_cases_are_those_of_the_published_fold(tmp_path, save_volume):
     (tmp_path / "COVID-19-CT-Seg_20cases" / f"{test[3]}.nii.gz").unlink()
     with pytest.raises(InputError, match=f"lacks 1 of the 16 test volumes of fold 2: {test[3]}"):
         volume_test_cases(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("{}", "count is missing; volumes is missing; summary is missing"),
+        (
+            '{"count": 1, "volumes": [], "summary": {"dsc": {"mean": 1, "deviation": null, "empty": 0}}}',
+            "summary lacks nsd",
+        ),
+        (
+            '{"count": 1, "volumes": [], "summary": {"dsc": {"mean": "1"}}}',
+            r"summary\.dsc\.mean must be a valid number, got '1'",
+        ),
+    ],
+)
+def test_damaged_metrics_of_volumes_are_refused(tmp_path, text, what):
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(InputError, match=rf"metrics\.json is damaged: {what}; write it with evaluate\.py"):
+        read_volume_metrics(tmp_path)

@@ -1,6 +1,7 @@
 """The plan of a run on volumes: kept, compared, mended."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, dataclass, replace
 
 import pytest
 from covidct.errors import InputError
@@ -10,7 +11,7 @@ from covidct.run.folder import result_files
 from covidct.store.preprocess import Plan
 from covidct.volumes.plan import check_start, keep_plan, read_plan, write_plan
 from covidct.volumes.presets import PRESETS
-from covidct.volumes.records import origin, record, recorded
+from covidct.volumes.records import is_record, origin, record, recorded
 
 PLAN = Plan((5.0, 0.8, 0.8), (16, 64, 64), low=1.5, high=240.0, mean=120.25, std=30.5)
 
@@ -26,6 +27,31 @@ def test_a_missing_or_damaged_plan_is_written(tmp_path, before):
         (tmp_path / "plan.json").write_bytes(before)
     keep_plan(tmp_path, PLAN)
     assert read_plan(tmp_path) == PLAN
+
+
+WRONG = {"spacing": [0, -1, 1e-6], "patch_size": [16, 0, 64], "low": float("nan"), "std": -1, "more": 2}
+
+
+def test_every_wrong_field_is_named_at_once(tmp_path):
+    (tmp_path / "plan.json").write_text(json.dumps(asdict(PLAN) | WRONG))
+    with pytest.raises(InputError) as caught:
+        read_plan(tmp_path)
+    for part in (
+        "spacing[0] must be 0.01 or more, got 0; ",
+        "patch_size[1] must be 1 or more, got 0; ",
+        "low must be a finite number, got nan; ",
+        "std must be 0 or more, got -1; ",
+        "more is not known; ",
+        "restore it with train.py --resume",
+    ):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("changes", [{"spacing": [5.0, 0.8]}, {"spacing": [5.0, 0.8, 1e-6]}, {"patch_size": [8] * 4}])
+def test_plans_that_no_volume_has(tmp_path, changes):
+    (tmp_path / "plan.json").write_text(json.dumps(asdict(PLAN) | changes))
+    with pytest.raises(InputError, match=r"plan\.json is damaged: (spacing|patch_size)"):
+        read_plan(tmp_path)
 
 
 def test_a_run_keeps_its_plan(tmp_path):
@@ -63,5 +89,33 @@ def test_a_record_of_another_plan_is_computed_anew(tmp_path):
     (tmp_path / "model.safetensors").touch()
     came_from = origin(tmp_path, {"plan": {"spacing": PLAN.spacing}}, ())
     record(tmp_path / "one.json", came_from, {"dsc": 0.5})
-    assert recorded(tmp_path / "one.json", came_from) == {"dsc": 0.5}
-    assert recorded(tmp_path / "one.json", origin(tmp_path, {"plan": {"spacing": (1.0, 1.0, 1.0)}}, ())) is None
+    assert recorded(tmp_path / "one.json", dict[str, float], came_from) == {"dsc": 0.5}
+    other = origin(tmp_path, {"plan": {"spacing": (1.0, 1.0, 1.0)}}, ())
+    assert recorded(tmp_path / "one.json", dict[str, float], other) is None
+
+
+NESTED = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "null", "3", "", NESTED, '{"origin": ' + NESTED, '{"result": 1, "origin": null}', "\x00\xff"]
+)
+def test_a_damaged_record_is_none(tmp_path, text):
+    path = tmp_path / "one.json"
+    path.write_text(text)
+    assert recorded(path, dict[str, float], {}) is None
+    assert not is_record(path)
+
+
+@pytest.mark.parametrize("result", [{}, [], {"dsc": "much"}, {"dsc": True}, {"nsd": 0.5}, None])
+def test_a_record_of_another_result_is_computed_anew_and_ours(tmp_path, result):
+    @dataclass
+    class Result:
+        dsc: float
+
+    path = tmp_path / "one.json"
+    path.write_text(json.dumps({"result": result, "origin": {"weights": "a"}}))
+    assert recorded(path, Result, {"weights": "a"}) is None
+    assert is_record(path)
+    record(path, {"weights": "a"}, {"dsc": 1})
+    assert recorded(path, Result, {"weights": "a"}) == Result(1.0)

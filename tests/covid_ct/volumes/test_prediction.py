@@ -387,7 +387,17 @@ def test_results_that_would_replace_something_are_refused(call, run, chest, save
     assert labels.read_bytes() == before
 
 
-@pytest.mark.parametrize("text", ['{"Modality": "CT", "SliceThickness": 3}', '["origin", "result"]', '{"origin": {'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"Modality": "CT", "SliceThickness": 3}',
+        '["origin", "result"]',
+        '{"origin": {',
+        "{}",
+        "null",
+        pytest.param("[" * 100_000, id="nested"),
+    ],
+)
 def test_a_ct_with_the_json_of_its_converter_is_not_replaced(call, run, chest, save_volume, tmp_path, text):
     """dcm2niix writes NAME.nii.gz and NAME.json of the series NAME."""
     converted = save_volume(tmp_path / "nifti" / "series.nii.gz", chest()[0])

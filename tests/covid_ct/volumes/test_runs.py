@@ -46,29 +46,31 @@ def call(monkeypatch, capsys):
 
 def test_test_volumes_that_fail_are_said_and_the_others_scored(target, call):
     config = begin_run(target, "run")
-    no_header, cut = volume_fold("covid-ct-20", 2)[1][4:6]
+    no_header, damaged = volume_fold("covid-ct-20", 2)[1][4:6]
     images = target / "data" / "COVID-19-CT-Seg_20cases"
     (images / f"{no_header}.nii.gz").write_bytes(b"no volume")
-    whole = (images / f"{cut}.nii.gz").read_bytes()
-    (images / f"{cut}.nii.gz").write_bytes(whole[: len(whole) // 2])
+    whole = bytearray((images / f"{damaged}.nii.gz").read_bytes())
+    # The checksum of the voxels, which is compared when they have been read.
+    whole[-8] ^= 1
+    (images / f"{damaged}.nii.gz").write_bytes(whole)
     shown, code = call("run")
     assert code == 2
     # The one that shows at once is named before training, and again when its turn has come.
     before, after = shown.split("step 4/4", 1)
     assert f"error: {no_header}: {images / no_header}.nii.gz cannot be read" in before
     assert "1 of 16 test volumes will not be scored, unless they are mended by then" in before
-    assert cut not in before
-    for name in (no_header, cut):
+    assert damaged not in before
+    for name in (no_header, damaged):
         assert f"error: {name}: {images / name}.nii.gz cannot be read" in after
         assert f"not scored: {name}: {images / name}.nii.gz cannot be read" in after
     assert "ours on covid-ct-20, fold 2: 14 test volumes" in after
     assert is_finished(target / "run", config)
     result = json.loads((target / "run" / "metrics.json").read_text())
-    assert (result["count"], [item["name"] for item in result["failed"]]) == (14, [no_header, cut])
+    assert (result["count"], [item["name"] for item in result["failed"]]) == (14, [no_header, damaged])
     again, code = call("run")
     assert code == 2
     assert "This run is finished" in again
-    assert f"not scored: {cut}" in again
+    assert f"not scored: {damaged}" in again
 
 
 def test_a_run_that_goes_on_does_not_start_from_init_again(target, call, monkeypatch):

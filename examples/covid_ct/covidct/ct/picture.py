@@ -1,18 +1,28 @@
 """One 2D slice on disk, and reading it so that every fault has one clear message."""
 
-from collections.abc import Iterable
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from covidct.ct.content import check_content, check_path, head_of, reading
 from covidct.errors import InputError
 from covidct.files import entries
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 
+# Pixels of the largest picture that is read; as float32 it takes 144 MB, and prediction holds a few copies.
+MOST_PIXELS = 6000 * 6000
+# What Pillow may take a file for, whatever its suffix: pictures of pixels. (For EPS it would run another program.)
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "GIF", "WEBP", "JPEG2000", "PPM")
+# The same as `kind_of` has them, where it knows them.
+_PICTURES = ("PNG", "JPEG", "TIFF", "GIF")
 # Inf-Net's evaluation of COVID-SemiSeg binarises the ground truth with > 128.
 LESION_ABOVE = 128
 
@@ -41,10 +51,7 @@ def load_slice(item: Slice) -> tuple[NDArray[np.float32], NDArray[np.bool_] | No
     value everywhere), or if the mask is not a 0/255 picture.
     """
     image = read_grey(item.path)
-    if image.min() == image.max():
-        raise InputError(
-            f"{item.path}: every pixel is {image.min():g}, the picture shows nothing; replace or remove the file"
-        )
+    check_shown(image, item.path)
     if item.mask_path is None:
         return image, None
     return image, _read_mask(item.mask_path, item.path, image.shape)
@@ -59,11 +66,12 @@ def check_slices(items: Iterable[Slice]) -> None:
 def image_files(folder: Path) -> dict[str, Path]:
     """The pictures of `folder` by stem, in natural order (2 before 10); InputError if two share a stem.
 
-    Hidden files are skipped, and with them the `._*` companions that macOS leaves in archives.
+    Hidden files are skipped, and with them the `._*` companions that macOS leaves in archives. What is no folder is
+    there: a link that leads nowhere, or a named pipe, is refused by name where it is read.
     """
     found: dict[str, Path] = {}
     for path in sorted(entries(folder), key=lambda path: natural_key(path.name)):
-        if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES or not path.is_file():
+        if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES or path.is_dir():
             continue
         if path.stem in found:
             raise InputError(f"{path} and {found[path.stem].name} have the same stem; remove one of them")
@@ -83,16 +91,67 @@ def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
 
 def read_grey(path: Path) -> NDArray[np.float32]:
     """The picture at `path` as float32 (H, W) in 0..255; InputError, naming it, if it cannot be read or used."""
-    try:
-        with Image.open(path) as picture:
-            # I and F are 32-bit integers and floats; their values are looked at below, as those of I;16 are.
-            deep = picture.mode[0] in "IF"
-            values = np.asarray(picture if deep else picture.convert("L"), dtype=np.float32)
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; put it back or correct the path") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as a picture ({error}); replace the file") from None
-    return _checked(values, path)
+    return in_8_bits(read_pixels(path), path)
+
+
+def read_pixels(path: Path) -> NDArray[np.generic]:
+    """The pixels (H, W) of a picture as every viewer shows them: turned as the file says, colours as grey (uint8).
+
+    Deep grey keeps its type: uint16, int32 or float32. Raises InputError, naming the file, if it is no readable
+    picture, has several frames, or has more pixels than `MOST_PIXELS`.
+    """
+    check_path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give a picture")
+    check_content(path, head_of(path), *_PICTURES)
+    with reading(path, " as a picture", "replace the file"), _opened(path) as picture:
+        width, height = picture.size
+        if width * height > MOST_PIXELS:
+            raise _too_large(path, f"{width} x {height} pixels")
+        if (frames := getattr(picture, "n_frames", 1)) > 1:
+            raise InputError(
+                f"{path} holds {frames} frames, and a picture is one slice; save every frame as a picture of its own"
+            )
+        ImageOps.exif_transpose(picture, in_place=True)
+        # I and F are 32-bit integers and floats; I;16 are 16 bits, of which the order depends on the file.
+        pixels = np.asarray(picture if picture.mode[0] in "IF" else picture.convert("L"))
+        return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+
+def in_8_bits(pixels: NDArray[np.generic], path: Path) -> NDArray[np.float32]:
+    """`pixels` of the picture at `path` as float32; InputError, naming it, unless they lie in 0..255."""
+    return _checked(pixels.astype(np.float32), path)
+
+
+def check_shown(image: NDArray[np.float32], path: Path) -> None:
+    """InputError, naming the picture at `path`, if it has one value everywhere."""
+    if image.min() == image.max():
+        raise InputError(
+            f"{path}: every pixel is {image.min():g}, the picture shows nothing; replace or remove the file"
+        )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    # Pillow maps an uncompressed TIFF that it opens by name, and then garbles one that is to be turned.
+    with path.open("rb") as file, warnings.catch_warnings():
+        # Pillow warns of odd tags, which say nothing of the pixels, and of sizes, which are refused here.
+        warnings.simplefilter("ignore")
+        try:
+            picture = Image.open(file, formats=_FORMATS)
+        except Image.DecompressionBombError:
+            raise _too_large(path, f"more than {2 * (Image.MAX_IMAGE_PIXELS or MOST_PIXELS):,} pixels") from None
+        except UnidentifiedImageError:
+            raise UnidentifiedImageError("no picture that is known") from None
+        with picture:
+            yield picture
+
+
+def _too_large(path: Path, size: str) -> InputError:
+    return InputError(
+        f"{path} has {size}, and at most {MOST_PIXELS:,} (6000 x 6000) are read; a CT slice has about 512 x 512: "
+        "scale it down or cut it to the slice"
+    )
 
 
 def _checked(values: NDArray[np.float32], path: Path) -> NDArray[np.float32]:
@@ -108,7 +167,7 @@ def _checked(values: NDArray[np.float32], path: Path) -> NDArray[np.float32]:
 
 
 def _read_mask(path: Path, image_path: Path, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise InputError(f"{path}, the mask of {image_path}, is missing; put it back or remove the image")
     values = read_grey(path)
     if values.shape != shape:

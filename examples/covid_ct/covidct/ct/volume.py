@@ -1,14 +1,17 @@
 """One CT volume with its lesion mask: loading it so that every fault has one clear message, and facts about it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from covidct.ct.files import Grid, VolumeFile, open_volume
+from covidct.ct.files import VolumeFile, open_volume
+from covidct.ct.grid import Grid, check_memory
 from covidct.errors import InputError
 
 __all__ = [
@@ -41,7 +44,8 @@ class VolumeCase:
     overshoot by a tenth. lungs: masks whose union is the lungs.
     intensity: HU, or HU [-1250, 250] already brought to 0..255. patient: shared by scans of one patient.
     slice: of the file's third axis, where every slice is a case of its own. placeholder_masks: the set has masks whose
-    header was never set, an identity: their voxels are the image's, in the order of its file.
+    header was never set, an identity: their voxels are the image's, in the order of its file. single: one slice is
+    volume enough.
     """
 
     name: str
@@ -54,6 +58,7 @@ class VolumeCase:
     patient: str
     slice: int | None = None
     placeholder_masks: bool = False
+    single: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,12 +102,14 @@ def load_volume(case: VolumeCase) -> Volume:
     affine; if the image has one slice (and is not a slice by itself), NaN, one value, or is neither HU nor 0..255; if
     a mask has another shape, lies elsewhere, or holds a value that is not allowed.
     """
-    return _load(case)[0]
+    with _in_memory(case):
+        return _load(case)[0]
 
 
 def scan_case(case: VolumeCase) -> CaseFacts:
     """Facts about `case`, which is read whole for them; errors as `load_volume`."""
-    volume, labels = _load(case)
+    with _in_memory(case):
+        volume, labels = _load(case)
     millilitres = None if volume.mask is None else float(volume.mask.sum()) * float(np.prod(volume.spacing)) / 1000
     z, y, x = volume.image.shape
     return CaseFacts(case.name, (z, y, x), volume.spacing, labels, millilitres, volume.hu, volume.notes)
@@ -110,19 +117,29 @@ def scan_case(case: VolumeCase) -> CaseFacts:
 
 def load_mask(path: Path, volume: Volume) -> NDArray[np.bool_]:
     """The mask in file `path`, whose voxels are those of `volume`; InputError if they are not, or as `load_volume`."""
-    return _read_mask(_beside(path, volume.case, volume.grid))[0]
+    with _in_memory(volume.case):
+        return _read_mask(_beside(path, volume.case, volume.grid))[0]
 
 
 def check_case(case: VolumeCase) -> None:
     """Open the image of `case` and read its mask, for faults that show without the image's values; as `load_volume`."""
-    file = _open_image(case)
-    if case.mask is not None:
-        _read_lesion(case.mask, case, file.grid)
+    with _in_memory(case):
+        file = _open_image(case)
+        if case.mask is not None:
+            _read_lesion(case.mask, case, file.grid)
 
 
 def to_window(hu: NDArray[np.floating] | NDArray[np.integer]) -> NDArray[np.float32]:
     """HU clipped to [-1250, 250] and brought to 0..255, as a new float32 array."""
     return _window(np.array(hu, dtype=np.float32))
+
+
+@contextmanager
+def _in_memory(case: VolumeCase) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        raise InputError(f"{case.image}: not enough memory to read it; free some, or take fewer --workers") from None
 
 
 def _load(case: VolumeCase) -> tuple[Volume, tuple[float, ...]]:
@@ -136,6 +153,11 @@ def _load(case: VolumeCase) -> tuple[Volume, tuple[float, ...]]:
         own = _read_mask(_beside(path, case, file.grid))[0]
         lungs = own if lungs is None else np.logical_or(lungs, own, out=lungs)
     image, notes = _read_image(file)
+    if file.grid.skew:
+        notes.append(
+            f"{case.image}: its axes are up to {file.grid.skew:.1f} degrees off right angles, as by a gantry's tilt; "
+            f"taken as they lie, slices {file.grid.spacing[0]:.4g} mm apart"
+        )
     hu, said = _is_hu(case, float(image.min()), float(image.max()))
     image = _window(image) if hu else np.clip(image, 0, 255, out=image)
     return Volume(case, image, hu, file.grid.spacing, mask, lungs, file.grid, (*notes, *said, *of_mask)), labels
@@ -143,9 +165,10 @@ def _load(case: VolumeCase) -> tuple[Volume, tuple[float, ...]]:
 
 def _open_image(case: VolumeCase) -> VolumeFile:
     file = _open(case.image, case)
-    if case.slice is None and 1 in file.grid.volume_shape:
+    if case.slice is None and not case.single and 1 in file.grid.volume_shape:
         shape = " x ".join(map(str, file.grid.volume_shape))
         raise InputError(f"{case.image} has one slice only (z y x {shape}); give a volume of at least two")
+    check_memory(case.image, file.grid.shape)
     return file
 
 
@@ -164,14 +187,18 @@ def _read_image(file: VolumeFile) -> tuple[NDArray[np.float32], list[str]]:
     native = file.grid.to_native(image)
     for part, slab in file.slabs():
         native[:, :, part] = slab
-        bad = slab.size - int(np.isfinite(slab).sum())
-        if bad:
-            where = f"{bad} in slices {part.start} to {part.stop - 1}"
-            raise InputError(f"{file.path} holds NaN or infinite voxels ({where}); replace the file")
+        _check_finite(file, part, slab)
     if image.min() == image.max():
         raise InputError(f"{file.path} is empty: every voxel is {image.min():g}; replace the file")
     wide = file.dtype.kind == "f" and file.dtype.itemsize > 4
     return image, [f"{file.path} is stored as {file.dtype}; read as float32"] if wide else []
+
+
+def _check_finite(file: VolumeFile, part: slice, slab: NDArray[Any]) -> None:
+    bad = slab.size - int(np.isfinite(slab).sum())
+    if bad:
+        where = f"{bad} in slices {part.start} to {part.stop - 1}"
+        raise InputError(f"{file.path} holds NaN or infinite voxels ({where}); replace the file")
 
 
 def _is_hu(case: VolumeCase, low: float, high: float) -> tuple[bool, list[str]]:
@@ -255,6 +282,7 @@ def _read_mask(file: VolumeFile, lesion: tuple[int, ...] | None = None) -> tuple
     native = file.grid.to_native(mask)
     labels: set[float] = set()
     for part, slab in file.slabs():
+        _check_finite(file, part, slab)
         native[:, :, part] = slab > 0.5 if lesion is None else np.isin(_rounded(slab), lesion)
         other = slab[slab != 0]
         labels.update(_rounded(np.unique(other).astype(np.float64)).tolist())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from covidct.errors import InputError
+from covidct.files import not_written
 
 # Written last: a set without it is not complete.
 MANIFEST = "phantom.json"
@@ -30,10 +31,8 @@ def generated(root: Path, write: Callable[[Path], Any]) -> Path:
         write(temporary)
         _move(temporary, root)
     except OSError as error:
-        raise InputError(
-            f"the phantom data cannot be written to {root}: {error.strerror or error}; free some space there, or set "
-            "XDG_CACHE_HOME to a folder that can be written"
-        ) from error
+        otherwise = "or set XDG_CACHE_HOME to a folder that can be written"
+        raise InputError(not_written(f"{root}: the phantom data", error, otherwise)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return root

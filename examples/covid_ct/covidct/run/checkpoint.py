@@ -2,7 +2,6 @@
 
 import io
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,12 @@ from safetensors.torch import load_model, save
 from torch import nn
 
 from covidct.errors import InputError
-from covidct.files import write_bytes, write_text
+from covidct.files import parse_json, write_bytes, write_text
 from covidct.run.config import Config, read_config
 from covidct.run.systems import build_model
+
+# A step of metrics.jsonl: `step`, and what was measured there.
+LogLine = dict[str, int | float | None]
 
 CHECKPOINT, METRICS, WEIGHTS = "checkpoint.pt", "metrics.jsonl", "model.safetensors"
 
@@ -48,7 +50,8 @@ def load_checkpoint(run: Path) -> dict[str, Any] | None:
 
 def cut_metrics(run: Path, step: int) -> None:
     """Drop what was logged after `step`: lines of metrics.jsonl (also a torn last one) and relation matrices."""
-    kept = [line for line in _lines(run / METRICS) if line["step"] <= step]
+    lines = log_lines(run / METRICS) if (run / METRICS).exists() else []
+    kept = [line for line in lines if line is not None and (line["step"] or 0) <= step]
     write_text(run / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
     for path in (run / "relations").glob("step_*.npz"):
         if int(path.stem.removeprefix("step_")) > step:
@@ -64,13 +67,17 @@ def remove_leftovers(run: Path) -> None:
         path.unlink()
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    lines = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(json.JSONDecodeError):
-                lines.append(json.loads(line))
-    return lines
+def log_lines(path: Path) -> list[LogLine | None]:
+    """What the lines of a metrics.jsonl hold; None for one that is torn or damaged."""
+    return [_log_line(line) for line in path.read_bytes().splitlines()]
+
+
+def _log_line(text: bytes) -> LogLine | None:
+    try:
+        found = parse_json(text, LogLine, METRICS, fix="")
+    except InputError:
+        return None
+    return found if isinstance(found.get("step"), int) else None
 
 
 def save_weights(run: Path, model: nn.Module) -> None:

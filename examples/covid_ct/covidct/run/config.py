@@ -4,10 +4,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_type_hints
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, with_config
 
 from covidct.errors import InputError
+from covidct.files import faults_of, read_json
 from covidct.run.precision import PRECISIONS
 from covidct.sets.splits import FOLDS
 
@@ -17,8 +21,40 @@ LONG: dict[str, Any] = {
     **{"steps": 250_000, "batch_size": 2, "resize": False, "precision": "16", "flips": True, "workers": 8},
     **{"log_every": 250, "relations_every": 5000, "checkpoint_every": 1000},
 }
+# Runs of the first version have none of these.
+YOUNGER = {"strides", "kernel_sizes", "init", "store"}
 
 
+def _fold(value: int | None) -> int | None:
+    if value is not None and not 0 <= value < FOLDS:
+        raise ValueError(f"must be 0 to {FOLDS - 1}, got {value}; leave it out for the published split")
+    return value
+
+
+def _one_of(*allowed: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if value not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}, got {value!r}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError(f"must be odd, got {value}")
+    return value
+
+
+Count = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Odd = Annotated[Count, AfterValidator(_odd)]
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Config:
     """Everything that decides a run's result. The device is not among it.
@@ -30,6 +66,8 @@ class Config:
     the run whose weights training starts from, for the methods that start from one. Of volumes, `data` is the published
     set, `store` what prepare.py made of it, and `source` are stores. Of phantoms all three may be empty: theirs are
     where the cache is.
+
+    Raises InputError that names every field which is not of its type or out of its range.
     """
 
     dataset: str
@@ -37,46 +75,45 @@ class Config:
     source: tuple[str, ...]
     method: str
     preset: str
-    fold: int | None
-    seed: int
-    steps: int
-    batch_size: int
-    size: tuple[int, ...]
+    fold: Annotated[int | None, AfterValidator(_fold)]
+    seed: Annotated[int, Field(ge=0)]
+    steps: Count
+    batch_size: Count
+    size: Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)]
     resize: bool
-    features_per_stage: tuple[int, ...]
-    precision: str
+    features_per_stage: Annotated[tuple[Count, ...], Field(min_length=2)]
+    precision: Annotated[str, _one_of(*PRECISIONS)]
     flips: bool
-    log_every: int
-    relations_every: int
-    checkpoint_every: int
-    workers: int
+    log_every: Count
+    relations_every: Count
+    checkpoint_every: Count
+    workers: Annotated[int, Field(ge=0)]
     split_seed: int = 0
-    learning_rate: float = 0.01
-    momentum: float = 0.99
+    learning_rate: Positive = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
     nesterov: bool = True
-    weight_decay: float = 3e-5
-    clip: float = 12.0
-    poly: float = 0.9
-    oversample_foreground: float = 0.33
-    relation_reduction: str = "row_mean"
+    weight_decay: NotNegative = 3e-5
+    clip: Positive = 12.0
+    poly: NotNegative = 0.9
+    oversample_foreground: Share = 0.33
+    relation_reduction: Annotated[str, _one_of("sum", "row_mean", "mean")] = "row_mean"
     relation_peak: float = 0.1
-    relation_power: float = 1.0
-    strides: tuple[tuple[int, ...], ...] = ()
-    kernel_sizes: tuple[tuple[int, ...], ...] = ()
+    relation_power: Positive = 1.0
+    strides: tuple[tuple[Count, ...], ...] = ()
+    kernel_sizes: tuple[tuple[Odd, ...], ...] = ()
     init: str = ""
     store: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "relations_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} must be 1 or more, got {getattr(self, name)}")
-        if self.seed < 0:
-            raise InputError(f"--seed must be 0 or more, got {self.seed}")
-        if self.fold is not None and not 0 <= self.fold < FOLDS:
-            raise InputError(f"--fold must be 0 to {FOLDS - 1}, got {self.fold}; leave it out for the published split")
-        if self.precision not in PRECISIONS:
-            raise InputError(f"--precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-        self._check_size()
+        try:
+            _rules()(**vars(self))
+        except ValidationError as error:
+            raise InputError(faults_of(error, options=True)) from None
+        faults = self._stage_faults() or self._size_faults()
+        if self.nesterov and self.momentum == 0:
+            faults.append("nesterov must be false where momentum is 0")
+        if faults:
+            raise InputError("; ".join(faults))
 
     def to_json(self) -> str:
         """The text of config.json."""
@@ -94,69 +131,57 @@ class Config:
             return (2 ** (len(self.features_per_stage) - 1),) * self.axes
         return tuple(math.prod(steps) for steps in zip(*self.strides, strict=True))
 
-    def _check_size(self) -> None:
+    def _stage_faults(self) -> list[str]:
+        stages, faults = len(self.features_per_stage), []
+        for name in ("strides", "kernel_sizes"):
+            given = getattr(self, name)
+            if given and (len(given) != stages or {len(each) for each in given} != {self.axes}):
+                faults.append(
+                    f"{name} must have {stages} items, one a stage of features_per_stage, of {self.axes} numbers each, "
+                    f"one an axis of size; got {given}"
+                )
+        return faults
+
+    def _size_faults(self) -> list[str]:
         # Twice at least: instance norm needs two positions at the bottleneck.
         least = [max(divisor, 2 if divisor == 1 else 2 * divisor) for divisor in self.divisors]
         pairs = list(zip(self.size, self.divisors, least, strict=True))
         if any(length < small or length % divisor for length, divisor, small in pairs):
             good = [max(small, round(length / divisor) * divisor) for length, divisor, small in pairs]
-            raise InputError(
+            return [
                 f"size {_times(self.size)} does not fit a network of {len(self.features_per_stage)} stages: its axes "
                 f"must be multiples of {_times(self.divisors)}, at least {_times(least)}; take {_times(good)}"
-            )
+            ]
+        return []
 
 
 def _times(numbers: Sequence[int]) -> str:
     return " x ".join(map(str, numbers))
 
 
+@cache
+def _rules() -> type[BaseModel]:
+    """The types and ranges of Config's fields, to hold values against without making a Config."""
+    hints = get_type_hints(Config, include_extras=True)
+    required: dict[str, Any] = {name: (hint, ...) for name, hint in hints.items()}
+    rules: type[BaseModel] = create_model("Rules", __config__=STRICT, **required)
+    return rules
+
+
 def read_config(path: Path) -> Config:
     """The config that `path` (a run's config.json) holds; InputError if it is missing or not one."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: {path.parent} is not a run folder written by train.py") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}); it should be the config.json of train.py") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path} holds {type(values).__name__}, not the fields of a run's config")
-    return _from_json(values, path)
-
-
-def _from_json(values: Mapping[str, Any], path: Path) -> Config:
+    fix = "put it back as train.py wrote it, or train again"
+    missing = f"{path.parent} is not a run folder written by train.py"
+    present = read_json(path, dict[str, Any], fix=fix, missing=missing).keys()
     names = {field.name for field in fields(Config)}
-    # Runs of the first version have none of these.
-    values = {"strides": [], "kernel_sizes": [], "init": "", "store": "", **values}
-    unknown, missing = sorted(set(values) - names), sorted(names - set(values))
-    if unknown or missing:
+    # Also those that have a default: a run of other values would go on with them in silence.
+    unknown, absent = sorted(present - names), sorted(names - present - YOUNGER)
+    if unknown or absent:
         raise InputError(
             f"{path} does not fit this version of train.py: "
-            f"unknown fields {unknown or 'none'}, missing fields {missing or 'none'}; train again with this version"
+            f"unknown fields {unknown or 'none'}, missing fields {absent or 'none'}; train again with this version"
         )
-    hints = get_type_hints(Config)
-    read = {name: _tuples(value) for name, value in values.items()}
-    for name, value in read.items():
-        if not _fits(value, hints[name]):
-            raise InputError(f"{path}: {name} is {value!r}, not {hints[name]}; train again")
-    try:
-        return Config(**read)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    parts = get_args(hint)
-    if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(item, parts[0]) for item in value)
-    if parts:
-        return any(_fits(value, part) for part in parts)
-    # JSON writes 12.0 as 12.0, but a person may write 12; a bool counts as an int for Python only.
-    allowed = (int, float) if hint is float else hint
-    return isinstance(value, allowed) and (hint is bool or not isinstance(value, bool))
+    return read_json(path, Config, fix=fix)
 
 
 def differences(saved: Config, asked: Mapping[str, Any]) -> list[str]:

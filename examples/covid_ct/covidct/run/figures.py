@@ -1,9 +1,7 @@
 """A run's pictures: training curves, relation matrices (Figs. 5 and 6 of the paper), and what others are made of."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from covidct.errors import InputError
-from covidct.files import replacing
+from covidct.files import replacing, writing
+from covidct.run.checkpoint import LogLine, log_lines
 from relcons.plot import plot_relations
 
 PURPLE = "#cc79a7"
@@ -64,7 +63,7 @@ def draw_relations(run: Path) -> Path:
     return save_figure(figure, run / "relations.png")
 
 
-def _draw_panel(ax: Axes, log: list[dict[str, Any]], title: str, keys: Mapping[str, str], logarithmic: bool) -> None:
+def _draw_panel(ax: Axes, log: list[LogLine], title: str, keys: Mapping[str, str], logarithmic: bool) -> None:
     steps = np.array([line["step"] for line in log], dtype=float)
     for name, key in keys.items():
         values = _series(log, key)
@@ -86,7 +85,7 @@ def _draw_panel(ax: Axes, log: list[dict[str, Any]], title: str, keys: Mapping[s
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _series(log: list[dict[str, Any]], key: str) -> NDArray[np.float64] | None:
+def _series(log: list[LogLine], key: str) -> NDArray[np.float64] | None:
     """One value for each logged step, NaN where absent; None if it is absent everywhere."""
     values = np.array([np.nan if line.get(key) is None else line[key] for line in log], dtype=float)
     return values if np.isfinite(values).any() else None
@@ -102,19 +101,15 @@ def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def _read_log(path: Path) -> list[dict[str, Any]]:
+def _read_log(path: Path) -> list[LogLine]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = log_lines(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); is it a run folder of train.py?") from None
-    log = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            log.append(json.loads(line))
-        except json.JSONDecodeError:
-            # A killed process can leave its last line half written.
-            if number < len(lines):
-                raise InputError(f"{path}, line {number}, is not JSON; remove the line") from None
+    # A killed process can leave its last line half written.
+    if None in lines[:-1]:
+        raise InputError(f"{path}, line {lines.index(None) + 1}, is no JSON of a step; remove the line")
+    log = [line for line in lines if line is not None]
     if not log:
         raise InputError(f"{path} is empty; the training has not logged a step yet")
     return log
@@ -150,9 +145,6 @@ def new_figure(width: float, height: float) -> Figure:
 
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a PNG, whole or not at all; InputError if that is impossible. Returns `path`."""
-    try:
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png")
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); free space there") from None
+    with writing(path), replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
     return path

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from covidct.errors import InputError
-from covidct.files import write_text
+from covidct.files import not_written, write_text, writing
 from covidct.run.config import Config
 from covidct.run.systems import system
 
@@ -124,12 +124,8 @@ def needed_bytes(config: Config, parameters: int) -> int:
 
 
 def _make(run: Path) -> None:
-    try:
+    with writing(f"--output {run}"):
         run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"--output {run} cannot be made ({error.strerror}: {error.filename}); give a folder that you may write to"
-        ) from None
 
 
 def _reserve(run: Path, size: int) -> None:
@@ -147,8 +143,6 @@ def _reserve(run: Path, size: int) -> None:
                 f"--output {run}: the run needs about {size / 2**20:.0f} MiB and there is no room for it "
                 f"({error.strerror}); free space or give an --output on another disk"
             ) from None
-        raise InputError(
-            f"--output {run} cannot be written ({error.strerror}); give a folder that you may write to"
-        ) from None
+        raise InputError(not_written(f"--output {run}", error)) from None
     finally:
         probe.unlink(missing_ok=True)

@@ -10,8 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from covidct.errors import InputError
-from covidct.files import write_text
+from covidct.files import write_text, writing
 from covidct.run.paper import HEADING
 from covidct.run.report import Block, Difference, Report, RowResult
 from covidct.run.report_text import Grid, explanations, grids, title
@@ -39,11 +38,9 @@ def write_report(folder: Path, report: Report) -> list[Path]:
         f"{stem}.csv": _csv(_row_cells(block, row) for block in report.blocks for row in block.rows),
         f"{stem}-differences.csv": _csv(map(_difference_cells, report.differences)),
     }
-    try:
+    with writing(f"{folder}: the table"):
         for name, text in texts.items():
             write_text(folder / name, text)
-    except OSError as error:
-        raise InputError(f"{folder}: the table cannot be written ({error.strerror}); free space there") from None
     return [folder / name for name in texts]
 
 

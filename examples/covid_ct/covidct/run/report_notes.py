@@ -5,8 +5,10 @@ from dataclasses import asdict
 from typing import Any
 
 from covidct.errors import InputError
+from covidct.run.config import Config
 from covidct.run.groups import FREE
 from covidct.run.paper import Kind, PaperTable
+from covidct.run.results import NAMED
 from covidct.run.scores import Place, RunScores
 from covidct.sets.splits import FOLDS
 
@@ -22,7 +24,7 @@ Filled = Mapping[str, Sequence[RunScores]]
 def settings_line(runs: Sequence[RunScores]) -> str:
     """The settings that results name and all runs share; those that they do not are in the notes."""
     named = [
-        {name: value for name, value in (*one.named.items(), *one.inference.items()) if name not in VARYING}
+        {name: value for name, value in (*_named(one.config).items(), *one.inference.items()) if name not in VARYING}
         for one in runs
     ]
     shared = {name: value for name, value in named[0].items() if all(one.get(name) == value for one in named)}
@@ -106,6 +108,11 @@ def _settings(runs: Sequence[RunScores]) -> dict[str, Any]:
             )
     own = {name: value for name, value in asdict(first.config).items() if name not in FREE | TELLING}
     return {**own, **first.inference}
+
+
+def _named(config: Config) -> dict[str, Any]:
+    """The settings that every result names."""
+    return {name: getattr(config, name) for name in NAMED}
 
 
 def _places(runs: Sequence[RunScores]) -> set[Place]:

@@ -9,8 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from covidct.errors import InputError
-from covidct.files import write_text
+from covidct.files import write_text, writing
 from covidct.run.config import Config
 
 JSON, CSV = "metrics.json", "metrics.csv"
@@ -35,25 +34,9 @@ def write_tables(json_path: Path, content: Any, csv_path: Path, rows: Sequence[d
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows([{name: _cell(value) for name, value in row.items()} for row in rows])
-    try:
+    with writing(f"{json_path.parent}: the results"):
         write_text(json_path, json.dumps(content, indent=2, allow_nan=False) + "\n")
         write_text(csv_path, text.getvalue())
-    except OSError as error:
-        raise InputError(
-            f"{json_path.parent}: the results cannot be written ({error.strerror}); free space there"
-        ) from None
-
-
-def read_metrics(run: Path, images: str = "images") -> dict[str, Any]:
-    """The content of a run's metrics.json, which lists its `images` so; InputError if it is missing or damaged."""
-    path = run / JSON
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {**content, images: list(content[images]), "summary": dict(content["summary"])}
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; write it with evaluate.py {run}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error}); write it anew with evaluate.py {run}") from None
 
 
 def settings_line(config: Config) -> str:
@@ -71,21 +54,14 @@ def without_nan(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_writable(folder: Path) -> None:
     """InputError unless a file can be made in `folder`: better said before an hour of computing than after."""
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written ({error.strerror}); give a folder that you may write to"
-        ) from None
+    with writing(folder), tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def make_output(folder: Path) -> None:
     """Make `folder`, the value of --output, unless it is there; InputError if results cannot be written to it."""
-    try:
+    with writing(f"--output {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output {folder} cannot be made ({error.strerror}); give another folder") from None
     check_writable(folder)
 
 

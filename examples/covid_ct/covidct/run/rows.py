@@ -1,12 +1,12 @@
 """Which runs belong to which row of a table of the paper."""
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from covidct.errors import InputError
+from covidct.files import read_json
 from covidct.run.config import Config, read_config
 from covidct.run.groups import groups, label
 from covidct.run.paper import TABLES, Kind, PaperRow, PaperTable
@@ -28,6 +28,13 @@ class Named:
 
     run: Path
     config: Config
+
+
+@dataclass(frozen=True)
+class _Noted:
+    """Of sources.json, what is read here."""
+
+    dataset: str
 
 
 @dataclass(frozen=True)
@@ -126,11 +133,11 @@ def _starts_as_published(config: Config) -> bool:
 
 def _recorded(run: Path) -> frozenset[str]:
     """The sets that a run has noted itself; none where it has not."""
-    try:
-        content = json.loads((run / SOURCES).read_text(encoding="utf-8"))
-        return frozenset(str(one["dataset"]) for one in content)
-    except (OSError, ValueError, KeyError, TypeError):
+    path = run / SOURCES
+    if not path.exists():
         return frozenset()
+    noted = read_json(path, list[_Noted], fix="put it back as train.py wrote it, or leave the run out")
+    return frozenset(one.dataset for one in noted)
 
 
 def _set_of(folder: Path) -> str:

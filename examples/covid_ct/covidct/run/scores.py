@@ -1,17 +1,19 @@
 """What runs scored, image by image, and what they have in common when they are joined over folds and seeds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from covidct.errors import InputError
+from covidct.files import read_json
 from covidct.run.config import Config
 from covidct.run.paper import ALIKE, HARD, MEASURES, SOFT, Kind
+from covidct.run.results import JSON
 from covidct.run.statistics import summarise
 
-# What metrics.json calls the list of its images.
-LISTED: Mapping[Kind, str] = {"volumes": "volumes", "slices": "images"}
 # Ways to score an image. Of volumes there is one, the mask at probability 0.5.
 MASK = "mask"
 PROTOCOLS: Mapping[Kind, tuple[str, ...]] = {"volumes": (MASK,), "slices": (HARD, SOFT, ALIKE)}
@@ -23,13 +25,64 @@ Place = tuple[int | None, str]
 
 
 @dataclass(frozen=True)
+class _Whose:
+    """Of metrics.json, whose it is."""
+
+    dataset: str
+    method: str
+    fold: int | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Volume:
+    name: str
+    dsc: float | None
+    nsd: float | None
+
+
+@dataclass(frozen=True)
+class _Failed:
+    name: str
+
+
+@dataclass(frozen=True)
+class _Volumes:
+    volumes: list[_Volume]
+    by_patient: bool
+    inference: dict[str, Any]
+    failed: tuple[_Failed, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Measures:
+    dice: float
+    sensitivity: float
+    specificity: float
+    mae: float
+
+
+@dataclass(frozen=True)
+class _Slice:
+    name: str
+    table_v_hard: _Measures
+    table_v_soft: _Measures
+    at_half: Annotated[_Measures, Field(alias=ALIKE)]
+
+
+@dataclass(frozen=True)
+class _Slices:
+    images: list[_Slice]
+    flips: bool
+
+
+@dataclass(frozen=True)
 class RunScores:
     """The scores of one finished run on images of a kind.
 
     values: score -> image -> value, NaN where there was nothing to find and nothing found.
     failed: volumes that could not be scored.
     inference: how they were predicted and chosen.
-    named: the settings that its results name.
     """
 
     run: Path
@@ -38,55 +91,41 @@ class RunScores:
     values: Mapping[Score, Mapping[str, float]]
     failed: tuple[str, ...] = ()
     inference: Mapping[str, Any] = field(default_factory=dict)
-    named: Mapping[str, Any] = field(default_factory=dict)
 
 
-def run_scores(run: Path, config: Config, kind: Kind, content: Mapping[str, Any]) -> RunScores:
-    """The scores in `content`, a run's metrics.json; InputError if it is damaged or another run's."""
-    for name in ("dataset", "method", "fold", "seed"):
-        if content.get(name) != getattr(config, name):
-            raise InputError(
-                f"{run}: metrics.json is of {name} {content.get(name)}, config.json of {getattr(config, name)}; write "
-                f"it anew with evaluate.py {run}"
-            )
-    try:
-        images = {str(image["name"]): _values(image, kind) for image in content[LISTED[kind]]}
-        failed = tuple(str(item["name"]) for item in content.get("failed", ()))
-        inference = {"by_patient": content["by_patient"], **content["inference"]} if kind == "volumes" else {}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{run / 'metrics.json'} is damaged ({type(error).__name__}: {error}); write it anew with evaluate.py {run}"
-        ) from None
-    if not images:
-        raise InputError(f"{run} has no scored images; see what evaluate.py {run} says of them")
-    if kind == "slices":
-        inference = {"flips": content.get("flips", False)}
-    # Another device computes in another precision; that is no other protocol.
-    inference.pop("precision", None)
-    scores = [(protocol, measure) for protocol in PROTOCOLS[kind] for measure in MEASURES[kind]]
-    return RunScores(
-        run=run,
-        config=config,
-        kind=kind,
-        values={score: {name: found[score] for name, found in images.items()} for score in scores},
-        failed=failed,
-        inference=inference,
-        named={name: value for name, value in content.items() if name != "data" and hasattr(config, name)},
-    )
-
-
-def _values(image: Mapping[str, Any], kind: Kind) -> dict[Score, float]:
+def read_scores(run: Path, config: Config, kind: Kind) -> RunScores:
+    """The scores in a run's metrics.json; InputError if it is missing, damaged or another run's."""
+    path, fix = run / JSON, f"write it anew with evaluate.py {run}"
+    whose = read_json(path, _Whose, fix=fix)
+    for name, found in asdict(whose).items():
+        if found != getattr(config, name):
+            raise InputError(f"{path} is of {name} {found}, config.json of {getattr(config, name)}; {fix}")
     if kind == "volumes":
-        return {(MASK, measure): _number(image[measure]) for measure in MEASURES[kind]}
-    return {
-        (protocol, measure): _number(image[protocol][measure])
-        for protocol in PROTOCOLS[kind]
-        for measure in MEASURES[kind]
-    }
+        volumes = read_json(path, _Volumes, fix=fix)
+        images = {item.name: _of_volume(item) for item in volumes.volumes}
+        failed = tuple(item.name for item in volumes.failed)
+        # Another device computes in another precision; that is no other protocol.
+        settings = {name: value for name, value in volumes.inference.items() if name != "precision"}
+        inference = {"by_patient": volumes.by_patient, **settings}
+    else:
+        slices = read_json(path, _Slices, fix=fix)
+        images, failed = {item.name: _of_slice(item) for item in slices.images}, ()
+        inference = {"flips": slices.flips}
+    if not images:
+        raise InputError(f"{path} has no scored {kind}; see what evaluate.py {run} says of them")
+    scores = [(protocol, measure) for protocol in PROTOCOLS[kind] for measure in MEASURES[kind]]
+    values = {score: {name: found[score] for name, found in images.items()} for score in scores}
+    return RunScores(run, config, kind, values, failed, inference)
 
 
-def _number(value: Any) -> float:
-    return float("nan") if value is None else float(value)
+def _of_volume(item: _Volume) -> dict[Score, float]:
+    values = {"dsc": item.dsc, "nsd": item.nsd}
+    return {(MASK, measure): float("nan") if value is None else value for measure, value in values.items()}
+
+
+def _of_slice(item: _Slice) -> dict[Score, float]:
+    protocols = {HARD: item.table_v_hard, SOFT: item.table_v_soft, ALIKE: item.at_half}
+    return {(name, measure): value for name, found in protocols.items() for measure, value in asdict(found).items()}
 
 
 def evaluations(runs: Sequence[RunScores], score: Score) -> dict[Place, float]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from covidct.ct.names import NIFTI, is_volume, volumes_by_name
+from covidct.ct.names import SUFFIXES, is_volume, volumes_by_name
 from covidct.ct.picture import natural_key
 from covidct.errors import InputError
 from covidct.files import entries
@@ -39,15 +39,15 @@ class Case:
         return (self.image, self.lesion, *self.lungs)
 
 
-def find_cases(folder: Path, suffixes: tuple[str, ...] = NIFTI, faults: list[str] | None = None) -> tuple[Case, ...]:
+def find_cases(folder: Path, faults: list[str] | None = None) -> tuple[Case, ...]:
     """The cases of `folder`, by their names, in natural order.
 
     Known layouts: a folder a case (`CASE/ct.nii.gz`, `CASE/nodule.nii.gz`), or one such folder itself; nnU-Net's
     raw data (`imagesTr/CASE_0000.nii.gz` or `imagesTr/CASE.nii.gz`, `labelsTr/CASE.nii.gz`); a flat folder
-    (`CASE.nii.gz`, `CASE_mask.nii.gz`, `CASE_lung*.nii.gz`). Hidden files are skipped, and with them macOS' `._*`.
+    (`CASE.nii.gz`, `CASE_mask.nii.gz`, `CASE_lung*.nii.gz`). NRRD and MetaImage files count as NIfTI does. Hidden files
+    are skipped, and with them macOS' `._*`.
 
-    suffixes: of the files that are volumes. faults: where it is given, what is wrong with one case is added to it and
-    the others are returned.
+    faults: where it is given, what is wrong with one case is added to it and the others are returned.
 
     Raises InputError if there is no volume, a volume has no mask or the reverse, or several could be the mask.
     """
@@ -56,17 +56,17 @@ def find_cases(folder: Path, suffixes: tuple[str, ...] = NIFTI, faults: list[str
             f"{folder} {'is a file' if folder.exists() else 'does not exist'}; give a folder of CT volumes"
         )
     if (folder / "imagesTr").is_dir():
-        return _nnunet(folder, suffixes, faults)
-    here = volumes_by_name(folder, suffixes)
+        return _nnunet(folder, faults)
+    here = volumes_by_name(folder)
     if here:
         if faults is not None:
-            faults += _left_out(folder, suffixes)
+            faults += _left_out(folder)
         is_case = any(_is_image(stem, folder) for stem in here)
         return (_case(folder, here),) if is_case else _flat(here, faults)
     below = sorted((path for path in entries(folder) if path.is_dir()), key=lambda path: natural_key(path.name))
     cases = []
     for path in below:
-        if found := volumes_by_name(path, suffixes):
+        if found := volumes_by_name(path):
             try:
                 cases.append(_case(path, found))
             except InputError as error:
@@ -74,7 +74,7 @@ def find_cases(folder: Path, suffixes: tuple[str, ...] = NIFTI, faults: list[str
         elif faults is not None and not path.name.startswith("."):
             faults.append(f"{path} holds no NIfTI, NRRD or MetaImage file; convert DICOM first")
     if not cases and not faults:
-        wanted = " and ".join(f"*{suffix}" for suffix in suffixes)
+        wanted = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
         raise InputError(
             f"{folder} holds no CT volume: looked for {wanted} in it, in its folders and in imagesTr, "
             f"found {_listed(path.name for path in entries(folder))}; "
@@ -90,13 +90,13 @@ def _fault(message: str, faults: list[str] | None) -> None:
     faults.append(message)
 
 
-def _left_out(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
+def _left_out(folder: Path) -> list[str]:
     """A line for every folder of volumes in `folder`, which holds volumes itself."""
     below = (path for path in entries(folder) if path.is_dir() and not path.name.startswith("."))
     return [
         f"{path} is left out, since {folder} itself holds volumes; give it by itself"
         for path in below
-        if any(is_volume(file, suffixes) for file in entries(path))
+        if any(is_volume(file) for file in entries(path))
     ]
 
 
@@ -117,17 +117,17 @@ def _case(folder: Path, volumes: dict[str, Path]) -> Case:
             none = f"no file is the {what}: found {_listed(path.name for path in volumes.values())}"
             raise InputError(
                 f"{folder}: {several if found else none}; "
-                f"name exactly one of them {_listed(names, len(names))} (.nii.gz or .nii)"
+                f"name exactly one of them {_listed(names, len(names))} ({', '.join(SUFFIXES)})"
             )
     return Case(name=folder.name, image=image[0], lesion=lesion[0], lungs=tuple(lungs))
 
 
-def _nnunet(folder: Path, suffixes: tuple[str, ...], faults: list[str] | None) -> tuple[Case, ...]:
-    images, labels = volumes_by_name(folder / "imagesTr", suffixes), {}
+def _nnunet(folder: Path, faults: list[str] | None) -> tuple[Case, ...]:
+    images, labels = volumes_by_name(folder / "imagesTr"), {}
     if (folder / "labelsTr").is_dir():
-        labels = volumes_by_name(folder / "labelsTr", suffixes)
+        labels = volumes_by_name(folder / "labelsTr")
     if not images:
-        raise InputError(f"{folder / 'imagesTr'} is empty: no *.nii.gz and no *.nii in it; put the volumes there")
+        raise InputError(f"{folder / 'imagesTr'} is empty: no volume in it; put the volumes there")
     cases: dict[str, Case] = {}
     for stem, path in images.items():
         name = re.sub(r"_0000$", "", stem)

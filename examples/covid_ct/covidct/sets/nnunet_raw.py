@@ -1,17 +1,35 @@
 """nnU-Net's raw data: imagesTr, labelsTr and dataset.json."""
 
-import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from covidct.ct.names import SUFFIXES
+from pydantic import AfterValidator
+
 from covidct.ct.volume import VolumeCase
 from covidct.errors import InputError
+from covidct.files import read_json
 from covidct.sets.cases import find_cases
 from covidct.sets.volume_set import VolumeSet, volumes_in
 
 # nnU-Net's reserved name of the label whose voxels have no truth: neither lesion nor background.
 IGNORE = "ignore"
+Label = int | str | tuple[int, ...]
+
+
+def _numbered(labels: Mapping[str, Label]) -> Mapping[str, Label]:
+    wrong = next((name for name, value in labels.items() if isinstance(value, str) and not name.isdecimal()), None)
+    if wrong is not None:
+        raise ValueError(f"{wrong!r} must be a number, or a list of numbers, got {labels[wrong]!r}")
+    return labels
+
+
+@dataclass(frozen=True)
+class _Description:
+    """dataset.json: {"0": "background"} in version 1, {"background": 0, "region": [1, 2]} in version 2."""
+
+    labels: Annotated[Mapping[str, Label], AfterValidator(_numbered)]
 
 
 def read_nnunet_raw(folder: Path) -> VolumeSet:
@@ -35,7 +53,7 @@ def nnunet_cases(
             raise InputError(f"{folder} has no folder {part}; give the one that holds imagesTr and labelsTr")
         # Told of here, left out by find_cases.
         volumes_in(folder / part, skipped)
-    found = find_cases(folder, SUFFIXES, skipped)
+    found = find_cases(folder, skipped)
     if (folder / "imagesTs").is_dir():
         tests = volumes_in(folder / "imagesTs", [])
         skipped.append(f"{folder / 'imagesTs'}: {len(tests)} test volumes, which have no masks")
@@ -50,15 +68,9 @@ def _declared(path: Path) -> tuple[int, ...] | None:
     """All labels that `dataset.json` names, without the one to ignore; None where there is no such file."""
     if not path.is_file():
         return None
-    try:
-        labels: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["labels"]
-        labels = {name: value for name, value in labels.items() if IGNORE not in (name, value)}
-        # {"0": "background"} in version 1, {"background": 0, "region": [1, 2]} in version 2.
-        turned = all(isinstance(value, str) for value in labels.values())
-        values = list(labels) if turned else list(labels.values())
-        flat = [one for value in values for one in (value if isinstance(value, list) else [value])]
-        return tuple(sorted({0, *map(int, flat)}))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); expected nnU-Net's JSON with 'labels'"
-        ) from None
+    labels = read_json(path, _Description, fix="expected nnU-Net's JSON with 'labels'").labels
+    declared = {0}
+    for name, value in labels.items():
+        if IGNORE not in (name, value):
+            declared |= set(value) if isinstance(value, tuple) else {value if isinstance(value, int) else int(name)}
+    return tuple(sorted(declared))

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from covidct.ct.names import SUFFIXES
 from covidct.ct.volume import VolumeCase
 from covidct.sets.cases import find_cases
 from covidct.sets.volume_set import VolumeSet, volumes_in
@@ -15,7 +14,7 @@ def read_plain_folder(folder: Path) -> VolumeSet:
     """
     skipped: list[str] = []
     volumes_in(folder, skipped)
-    found = find_cases(folder, SUFFIXES, skipped)
+    found = find_cases(folder, skipped)
     cases = tuple(
         VolumeCase(case.name, case.image, case.lesion, None, None, case.lungs, "hu", patient=case.name)
         for case in found

@@ -1,12 +1,12 @@
 """Who is trained on and who is tested in the published sets, as splits.json lists them."""
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from covidct.ct.picture import natural_key
 from covidct.errors import InputError
+from covidct.files import read_json
 from covidct.sets.names import COVID_CT_20, PHANTOM_VOLUMES
 
 FOLDS = 5
@@ -64,6 +64,4 @@ def patient_of(name: str) -> str:
 @cache
 def published() -> dict[str, Any]:
     """The content of splits.json, not to be changed; each entry has a field "source" that says where it comes from."""
-    text = (Path(__file__).parent / "splits.json").read_text(encoding="utf-8")
-    content: dict[str, Any] = json.loads(text)
-    return content
+    return read_json(Path(__file__).parent / "splits.json", dict[str, Any], fix="restore it from the repository")

@@ -3,25 +3,50 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import nn
 
 from covidct.ct.picture import Slice, load_slice
 from covidct.errors import InputError
+from covidct.files import read_json
 from covidct.run.config import Config
 from covidct.run.precision import inference_precision
 from covidct.run.prediction import binarise, check_finite, device_of
 from covidct.run.results import CSV, JSON, heading, write_tables
 from covidct.slices.inference import predict_probability
-from covidct.slices.metrics import MEASURES, PER_IMAGE, ImageScores, score_image, summarise
+from covidct.slices.metrics import MEASURES, PER_IMAGE, ImageScores, Scores, score_image, summarise
 
 # What metrics.json and metrics.csv say of a slice before its scores.
 FACTS = ("name", "height", "width", "truth_pixels", "predicted_pixels")
 
 Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class AtHalf:
+    """Scores of the mask at probability 0.5."""
+
+    dice: float
+
+
+@dataclass(frozen=True)
+class ImageMetrics:
+    """A slice in metrics.json."""
+
+    name: str
+    at_half: Annotated[AtHalf, Field(alias="at_0.5")]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Of metrics.json, what is read again; `summary`: variant -> measure -> mean."""
+
+    summary: dict[str, Scores]
+    images: list[ImageMetrics]
 
 
 @dataclass(frozen=True)
@@ -103,6 +128,11 @@ def write_metrics(
         "images": [_facts(item) | item.result.scores for item in scored],
     }
     write_tables(output / JSON, content, output / CSV, [_row(item) for item in scored])
+
+
+def read_metrics(run: Path) -> Metrics:
+    """What metrics.json of a run says; InputError if it is missing or damaged."""
+    return read_json(run / JSON, Metrics, fix=f"write it with evaluate.py {run}")
 
 
 def _facts(item: ScoredSlice) -> dict[str, Any]:

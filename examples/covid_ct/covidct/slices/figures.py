@@ -14,8 +14,7 @@ from covidct.errors import InputError
 from covidct.run.config import Config
 from covidct.run.figures import OUTCOMES, PURPLE, new_figure, overlay, save_figure
 from covidct.run.prediction import binarise
-from covidct.run.results import read_metrics
-from covidct.slices.evaluation import predict_slice
+from covidct.slices.evaluation import predict_slice, read_metrics
 
 # Where in the slices, sorted from best to worst Dice, the columns of predictions.png are taken. Of two that fall on the
 # same slice, because there are few, the later names it.
@@ -32,7 +31,7 @@ def draw_predictions(
         run: with the metrics.json of the same slices, whose Dice at 0.5 chooses among them.
         model, slices, config, flips: as `evaluate` had them.
     """
-    dice = {image["name"]: image["at_0.5"]["dice"] for image in read_metrics(run)["images"]}
+    dice = {image.name: image.at_half.dice for image in read_metrics(run).images}
     known = [item for item in slices if item.name in dice]
     if not known:
         raise InputError(f"{run / 'metrics.json'} scores other slices than these; run evaluate.py {run} first")

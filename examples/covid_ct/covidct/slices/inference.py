@@ -1,16 +1,14 @@
 """From a picture of any size to lesion probabilities of the same size."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
-from covidct.ct.picture import SUFFIXES, Slice, load_slice
+from covidct.ct.picture import SUFFIXES, check_shown, in_8_bits, read_pixels
 from covidct.errors import InputError
 from covidct.run.precision import autocast_dtype
 from covidct.run.prediction import evaluating, probabilities
@@ -25,7 +23,7 @@ SMALLEST_DEEP_WHITE = 4096
 
 
 def read_picture(path: Path) -> NDArray[np.float32]:
-    """A picture as `predict_probability` takes it: (H, W), grey values 0..255, pixels in the file's order.
+    """A picture as `predict_probability` takes it: (H, W), grey values 0..255, pixels as every viewer shows them.
 
     Colours become grey (ITU-R 601 luma). 16-bit grey is divided by 257, so that 65535 is white; one whose values
     all lie below 4096 is refused: it most likely holds raw scanner values, for which the lung window must be
@@ -33,15 +31,17 @@ def read_picture(path: Path) -> NDArray[np.float32]:
     """
     if path.is_file() and path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path} is not a picture by its name; expected {', '.join(SUFFIXES)}")
-    deep = _read_16_bit(path)
-    if deep is None or deep.max() <= 255:
-        return load_slice(Slice(name=path.stem, path=path, mask_path=None, scan=path.stem))[0]
-    if deep.max() < SMALLEST_DEEP_WHITE:
+    pixels = read_pixels(path)
+    if pixels.dtype != np.uint16 or pixels.max() <= 255:
+        image = in_8_bits(pixels, path)
+        check_shown(image, path)
+        return image
+    if pixels.max() < SMALLEST_DEEP_WHITE:
         raise InputError(
-            f"{path} is a 16-bit picture with values up to {deep.max()} only, raw scanner values it seems; "
+            f"{path} is a 16-bit picture with values up to {pixels.max()} only, raw scanner values it seems; "
             "save it with the lung window, HU [-1250, 250] -> 0..255 (8 bits) or 0..65535 (16 bits)"
         )
-    return (deep / 257).astype(np.float32)
+    return pixels.astype(np.float32) / np.float32(257)
 
 
 def predict_probability(
@@ -98,11 +98,3 @@ def _slide(image: Tensor, size: tuple[int, int], predictor: Callable[[Tensor], T
         image, size, sw_batch_size=1, predictor=predictor, overlap=0.5, mode="gaussian"
     )
     return result
-
-
-def _read_16_bit(path: Path) -> NDArray[np.uint16] | None:
-    """The values of a 16-bit grey picture; None for any other file, also one that cannot be read."""
-    with suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError), Image.open(path) as picture:
-        if picture.mode.startswith("I;16"):
-            return np.asarray(picture).astype(np.uint16)
-    return None

@@ -9,24 +9,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from covidct.ct.files import UNREADABLE
 from covidct.ct.picture import Slice
+from covidct.ct.volume import WINDOW, VolumeCase, load_mask, load_volume, to_window
 from covidct.errors import InputError
+from covidct.files import not_written, read_json
 from covidct.sets.cases import Case, find_cases
 
-Volume = NDArray[np.float32]
-
 # Part of the cache's key: slices written by an older version of this file are not used again.
-VERSION = 1
-# HU: air is below the first, in lungs and elsewhere; skin and what it encloses begin above the second.
-AIR = -500.0
-BODY = -400.0
+VERSION = 2
+# Air is below HU -500, in lungs and elsewhere; skin and what it encloses begin above HU -400. Here as grey values.
+AIR, BODY = to_window(np.array([-500.0, -400.0]))
 # Lung has at least this share of the slice, and a piece of it this share of the largest piece.
 LEAST_LUNG = 0.003
 LEAST_PIECE = 0.05
@@ -36,31 +33,50 @@ LEAST_PIECE = 0.05
 class Cut:
     """How slices are cut.
 
-    window: HU that become 0 and 255.
     least_area: mm2 of lesion that a slice needs.
     margin: what is left around the lungs, as a share of their height and width. COVID-SemiSeg's slices have a median
         of 0 to 1 % a side.
     """
 
-    window: tuple[float, float] = (-1250.0, 250.0)
     least_area: float = 10.0
     margin: float = 0.01
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A slice in the cache: its files' names, the scan that it is of, and its index from the feet upwards."""
+
+    name: str
+    image: str
+    mask: str
+    scan: str
+    z: int
+
+
+@dataclass(frozen=True)
+class Index:
+    """What index.json holds; `left_out`: slices with lesion and without lung."""
+
+    cut: Cut
+    slices: list[Entry]
+    left_out: list[dict[str, Any]]
 
 
 def read_volume_slices(folders: Sequence[Path], cache: Path, cut: Cut | None = None) -> tuple[Slice, ...]:
     """The lesion slices of the CT volumes in `folders`, as PNG pictures that look like COVID-SemiSeg's.
 
-    folders: each in one of the layouts of `find_cases`; volumes are NIfTI in HU with an affine, masks have their grid.
+    folders: each in one of the layouts of `find_cases`; volumes are NIfTI, NRRD or MetaImage in
+        HU, masks have their grid.
     cache: where the slices are written, once: a folder named by the names, sizes and times of the files and by `cut`,
         with `NAME.png`, `NAME_mask.png` and `index.json`. It appears whole or not at all.
-    cut: window, least lesion area, margin.
+    cut: least lesion area, margin.
 
     Returns slices with rows from the patient's right to the left and columns from anterior to posterior, 0..255,
     cropped to the lungs: those of the masks beside the volume, else what is air inside of the body. Slices without
     lung are left out (`index.json` lists them).
 
-    Raises InputError naming the file if a case is damaged (unreadable or truncated, NaN voxels, not in HU, a mask of
-    another grid), has no lesion slice, or if there is no case at all.
+    Raises InputError naming the file if a case cannot be used (see `load_volume`), is not in HU or has no lesion slice,
+    or if there is no case at all.
     """
     cut = cut or Cut()
     resolved = [Path(folder).resolve() for folder in folders]
@@ -88,25 +104,23 @@ def _folder_slices(folder: Path, cache: Path, cut: Cut) -> tuple[Slice, ...]:
     except OSError as error:
         if (found := _read_index(place)) is not None:
             return found
-        raise InputError(f"{cache}: the slices cannot be written there ({error}); give another cache folder") from None
+        raise InputError(not_written(f"{cache}: the slices", error, "or give another cache folder")) from None
     return _read_index(place) or ()
 
 
 def _key(folder: Path, cases: Sequence[Case], cut: Cut) -> str:
     files = [(path.relative_to(folder).as_posix(), path.stat()) for case in cases for path in case.files]
-    content = [VERSION, asdict(cut), [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]]
+    content = [VERSION, WINDOW, asdict(cut), [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def _read_index(place: Path) -> tuple[Slice, ...] | None:
     """The slices of a cache folder, None if it is absent or damaged."""
     try:
-        entries = json.loads((place / "index.json").read_text(encoding="utf-8"))["slices"]
-        found = tuple(
-            Slice(entry["name"], place / entry["image"], place / entry["mask"], entry["scan"]) for entry in entries
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        entries = read_json(place / "index.json", Index, fix="").slices
+    except InputError:
         return None
+    found = tuple(Slice(entry.name, place / entry.image, place / entry.mask, entry.scan) for entry in entries)
     whole = all(
         path.is_file() and path.stat().st_size for item in found for path in (item.path, item.mask_path) if path
     )
@@ -114,7 +128,7 @@ def _read_index(place: Path) -> tuple[Slice, ...] | None:
 
 
 def _write(prefix: str, cases: Sequence[Case], cut: Cut, place: Path) -> None:
-    entries: list[dict[str, Any]] = []
+    entries: list[Entry] = []
     left_out: list[dict[str, Any]] = []
     for case in cases:
         scan = f"{prefix}_{case.name}"
@@ -126,91 +140,52 @@ def _write(prefix: str, cases: Sequence[Case], cut: Cut, place: Path) -> None:
             name = f"{scan}_{z:03d}"
             Image.fromarray(slices[0]).save(place / f"{name}.png")
             Image.fromarray(slices[1]).save(place / f"{name}_mask.png")
-            entries.append({"name": name, "image": f"{name}.png", "mask": f"{name}_mask.png", "scan": scan, "z": z})
+            entries.append(Entry(name, f"{name}.png", f"{name}_mask.png", scan, z))
         if len(entries) == before:
             raise InputError(
                 f"{case.lesion}: no slice has both lesion of {cut.least_area:g} mm2 and lung; remove the case"
             )
-    index = {"cut": asdict(cut), "slices": entries, "left_out": left_out}
+    index = asdict(Index(cut, entries, left_out))
     (place / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
 def _case_slices(case: Case, cut: Cut) -> list[tuple[int, tuple[NDArray[np.uint8], NDArray[np.uint8]] | None]]:
     """(index from the feet upwards, (image, mask) or None without lung) of every lesion slice."""
-    hu, affine = _read(case.image)
-    if hu.min() == hu.max():
-        raise InputError(f"{case.image} is empty: every voxel is {hu.min():g}; replace the file")
-    if hu.min() > AIR:
-        raise InputError(f"{case.image} is not in HU (values {hu.min():g} to {hu.max():g}, air is -1000); rescale it")
-    lesion = _read_mask(case.lesion, case.image, hu, affine)
-    lungs = np.zeros(hu.shape, dtype=bool)
-    for path in case.lungs:
-        lungs |= _read_mask(path, case.image, hu, affine)
-    spacing = nib.affines.voxel_sizes(affine)
-    area = lesion.sum((0, 1)) * float(spacing[0] * spacing[1])
+    volume = load_volume(
+        VolumeCase(case.name, case.image, None, None, None, case.lungs, "hu", patient=case.name, single=True)
+    )
+    if not volume.hu:
+        low, high = volume.image.min(), volume.image.max()
+        raise InputError(f"{case.image} is not in HU (values {low:g} to {high:g}, air is -1000); rescale it")
+    lesion = load_mask(case.lesion, volume)
+    area = lesion.sum((1, 2)) * (volume.spacing[1] * volume.spacing[2])
     result = []
     for z in np.flatnonzero((area >= cut.least_area) & (area > 0)):
-        lung = lungs[:, :, z] if lungs[:, :, z].any() else find_lungs(hu[:, :, z])
-        box = _box(lung, lesion[:, :, z], cut.margin) if lung.any() else None
-        shown = (
-            None
-            if box is None
-            else (_windowed(hu[:, :, z][box], cut.window), lesion[:, :, z][box].astype(np.uint8) * 255)
-        )
+        image, mask = _turned(volume.image[z]), _turned(lesion[z])
+        masked = None if volume.lungs is None else _turned(volume.lungs[z])
+        lung = masked if masked is not None and masked.any() else find_lungs(image)
+        box = _box(lung, mask, cut.margin) if lung.any() else None
+        shown = None if box is None else (image[box].round().astype(np.uint8), mask[box].astype(np.uint8) * 255)
         result.append((int(z), shown))
     return result
 
 
-def _read(path: Path) -> tuple[Volume, NDArray[np.float64]]:
-    """The volume as [right to left, anterior to posterior, feet to head], and the affine of that array."""
-    try:
-        image = nib.load(path)
-        values = np.asarray(image.dataobj, dtype=np.float32)
-    except UNREADABLE as error:
-        raise InputError(
-            f"{path} cannot be read as NIfTI ({error}); it is damaged or cut short: replace the file"
-        ) from None
-    values = np.squeeze(values, axis=tuple(axis for axis in range(3, values.ndim) if values.shape[axis] == 1))
-    if values.ndim != 3 or values.size == 0:
-        raise InputError(f"{path} has shape {values.shape}; a CT volume needs three axes with voxels in them")
-    bad = values.size - int(np.isfinite(values).sum())
-    if bad:
-        raise InputError(f"{path} has {bad} voxels that are NaN or infinite; replace the file")
-    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine)) < 1e-9:
-        raise InputError(f"{path} has an affine in its header that places no voxel; correct the header")
-    turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt("LPS"))
-    turned = nib.orientations.apply_orientation(values, turn).astype(np.float32, copy=False)
-    return turned, image.affine @ nib.orientations.inv_ornt_aff(turn, values.shape)
+def _turned(section: NDArray[Any]) -> NDArray[Any]:
+    """(back to front, left to right) as [right to left, front to back]."""
+    return section[::-1, ::-1].T
 
 
-def _read_mask(path: Path, image: Path, hu: Volume, affine: NDArray[np.float64]) -> NDArray[np.bool_]:
-    mask, own = _read(path)
-    if mask.shape != hu.shape:
-        raise InputError(
-            f"{path} has shape {mask.shape}, but its volume {image} has {hu.shape}; a mask must have its grid"
-        )
-    corners = np.array([[0, 0, 0, 1], [*(length - 1 for length in hu.shape), 1]]).T
-    apart = float(np.abs((own - affine) @ corners).max())
-    # Headers written by different programs differ by rounding; half a voxel is another place.
-    if apart > 0.5 * float(nib.affines.voxel_sizes(affine).min()):
-        raise InputError(
-            f"{path} lies up to {apart:.1f} mm away from its volume {image}: the affines in their headers differ; "
-            "resample the mask to the volume's grid or correct its header"
-        )
-    return mask > 0.5
-
-
-def find_lungs(hu: NDArray[np.float32]) -> NDArray[np.bool_]:
+def find_lungs(image: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Lung in one axial slice: air inside of the body, without the small pieces (airways, gut).
 
-    hu: (H, W). Returns bool (H, W), nowhere True if there is none.
+    image: (H, W), grey values of the window. Returns bool (H, W), nowhere True if there is none.
     """
-    body = ndimage.binary_fill_holes(_largest(hu > BODY))
-    pieces, _ = ndimage.label((hu < AIR) & body)
+    body = ndimage.binary_fill_holes(_largest(image > BODY))
+    pieces, _ = ndimage.label((image < AIR) & body)
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
-    if sizes.max() < LEAST_LUNG * hu.size:
-        return np.zeros(hu.shape, dtype=bool)
+    if sizes.max() < LEAST_LUNG * image.size:
+        return np.zeros(image.shape, dtype=bool)
     found: NDArray[np.bool_] = (sizes >= LEAST_PIECE * sizes.max())[pieces]
     return found
 
@@ -230,8 +205,3 @@ def _box(lung: NDArray[np.bool_], lesion: NDArray[np.bool_], margin: float) -> t
         rim = round(margin * (places[-1] + 1 - places[0]))
         spans.append(slice(max(0, int(places[0]) - rim), int(places[-1]) + 1 + rim))
     return spans[0], spans[1]
-
-
-def _windowed(hu: NDArray[np.float32], window: tuple[float, float]) -> NDArray[np.uint8]:
-    low, high = window
-    return ((np.clip(hu, low, high) - low) / (high - low) * 255).round().astype(np.uint8)

@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
-from rich.text import Text
 from torch import nn
 
 from covidct.ct.picture import image_files
-from covidct.errors import InputError
-from covidct.files import replacing
+from covidct.errors import InputError, print_error
+from covidct.files import replacing, writing
 from covidct.run.checkpoint import load_run
 from covidct.run.config import Config
 from covidct.run.prediction import best_device, binarise
@@ -79,7 +78,7 @@ def _write_masks(targets: list[Target], model: nn.Module, config: Config, *, fli
             probability = predict_slice(model, image, config, flips=flips, name=str(target.picture))
         except InputError as error:
             failures += 1
-            errors.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+            print_error(error, errors)
             continue
         # The mask last: where it is, everything is.
         if target.probability is not None:
@@ -102,8 +101,5 @@ def _pictures(inputs: Iterable[Path]) -> list[Path]:
 
 
 def _write(path: Path, values: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
-    try:
-        with replacing(path) as temporary:
-            Image.fromarray(values).save(temporary, format="PNG")
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); free space there") from None
+    with writing(path), replacing(path) as temporary:
+        Image.fromarray(values).save(temporary, format="PNG")

@@ -10,10 +10,10 @@ from covidct.ct.picture import check_slices
 from covidct.phantoms.slice_set import phantom_root
 from covidct.progress import Stages, work_shown
 from covidct.run.config import Config
-from covidct.run.results import read_metrics, settings_line
+from covidct.run.results import settings_line
 from covidct.sets import names
 from covidct.slices.data import SliceData, read_run_data, read_target
-from covidct.slices.evaluation import score_slices, write_metrics
+from covidct.slices.evaluation import read_metrics, score_slices, write_metrics
 from covidct.slices.figures import draw_predictions
 from covidct.slices.metrics import MEASURES
 from covidct.slices.prediction import predict as predict
@@ -61,15 +61,15 @@ def draw(run: Path, config: Config, model: nn.Module, data: SliceData) -> None:
 
 def show(run: Path, config: Config, console: Console) -> int:
     """See `Wing.show`: every slice is scored."""
-    content = read_metrics(run)
+    metrics = read_metrics(run)
     table = Table(
-        title=f"{config.method} on {config.dataset}: means over {len(content['images'])} test slices",
+        title=f"{config.method} on {config.dataset}: means over {len(metrics.images)} test slices",
         caption=settings_line(config),
     )
     table.add_column("protocol")
     for measure in MEASURES:
         table.add_column(measure, justify="right")
-    for protocol, values in content["summary"].items():
+    for protocol, values in metrics.summary.items():
         table.add_row(protocol, *(f"{values[measure]:.4f}" if measure in values else "" for measure in MEASURES))
     console.print(table)
     return 0

@@ -12,10 +12,11 @@ import numpy as np
 
 from covidct.ct.volume import CaseFacts, VolumeCase, load_volume, scan_case
 from covidct.errors import InputError
-from covidct.files import digest, entries
+from covidct.files import digest, entries, not_written, read_json
 from covidct.parallel import in_processes
+from covidct.parallel import total_memory as total_memory
 from covidct.store.preprocess import Spacing, preprocess, resampled_shape
-from covidct.store.store import FACTS, CaseStore, InputState, read_case, write_case
+from covidct.store.store import FACTS, REMAKE, CaseStore, InputState, read_case, write_case
 
 # Bytes of a preprocessed voxel on the disk: 2 before compression, and what is usual after it (0.4 for LUNG1-001).
 MOST_BYTES, USUAL_BYTES = 2.0, 0.6
@@ -41,6 +42,13 @@ class Outcome:
     name: str
     state: Literal["made", "kept", "repaired", "failed"]
     message: str = ""
+
+
+@dataclass(frozen=True)
+class _Scanned:
+    """Of a prepared case's facts, those that `scan_case` gave."""
+
+    facts: CaseFacts
 
 
 def survey(
@@ -86,14 +94,6 @@ def fitting_workers(cases: int, worker_bytes: int) -> int:
 def usable_processors() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def total_memory() -> int:
-    """Bytes of memory of this machine; where it cannot be known, so much that nothing is limited by it."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return 2**62
 
 
 def check_disk(root: Path, need: Needs) -> int:
@@ -163,8 +163,7 @@ def _scan(case: VolumeCase, root: Path) -> CaseFacts | str:
     try:
         present = _present(case, root)
         if present is not None and compare_inputs(present, case) == "same":
-            known = {name: tuple(value) if isinstance(value, list) else value for name, value in present.facts.items()}
-            return CaseFacts(**known)
+            return read_json(present.folder / FACTS, _Scanned, fix=REMAKE.format(present.folder)).facts
         return scan_case(replace(case, lungs=()))
     except InputError as error:
         return str(error)
@@ -194,7 +193,7 @@ def _prepare(case: VolumeCase, facts: CaseFacts, root: Path, spacing: Spacing) -
     except MemoryError:
         return Outcome(case.name, "failed", f"{case.image}: not enough memory; run again with fewer --workers")
     except OSError as error:
-        return Outcome(case.name, "failed", f"{case.name} cannot be written to {root} ({error.strerror}); free space")
+        return Outcome(case.name, "failed", not_written(root / case.name, error))
     return Outcome(case.name, "repaired" if known == "same" else "made")
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, FiniteFloat, with_config
 from scipy import ndimage
 
 from covidct.errors import InputError
@@ -14,8 +15,13 @@ from covidct.errors import InputError
 if TYPE_CHECKING:  # only named here: what reads files (nibabel, SimpleITK) is not needed to resample
     from covidct.ct.volume import Volume
 
-Spacing = tuple[float, float, float]
-Shape = tuple[int, int, int]
+Count = Annotated[int, Field(ge=1)]
+Index = Annotated[int, Field(ge=0)]
+# Millimetres that a voxel may measure along an axis.
+SHORTEST, LONGEST = 0.01, 100.0
+Length = Annotated[float, Field(ge=SHORTEST, le=LONGEST)]
+Spacing = tuple[Length, Length, Length]
+Shape = tuple[Count, Count, Count]
 Floats = NDArray[np.float32]
 
 # Where voxels are more than this many times longer along one axis, nothing is interpolated along it.
@@ -24,6 +30,7 @@ ANISOTROPY = 3.0
 COLUMNS = 2**16
 
 
+@with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
 class Plan:
     """The network's grid, and how grey values are normalised on it: nnU-Net's CT scheme.
@@ -34,10 +41,10 @@ class Plan:
 
     spacing: Spacing
     patch_size: Shape
-    low: float
-    high: float
-    mean: float
-    std: float
+    low: FiniteFloat
+    high: FiniteFloat
+    mean: FiniteFloat
+    std: Annotated[FiniteFloat, Field(ge=0)]
 
     def normalise(self, image: Floats) -> Floats:
         """`image` (values of the window, any shape) clipped to [low, high], less the mean, over std; a new array."""
@@ -56,7 +63,7 @@ class Placement:
     """
 
     shape: Shape
-    start: Shape
+    start: tuple[Index, Index, Index]
     stop: Shape
     spacing: Spacing
     target: Spacing
@@ -177,8 +184,9 @@ def separate_axis(spacing: Spacing, target: Spacing) -> int | None:
 
 def check_spacing(spacing: Sequence[float], name: str) -> Spacing:
     """`spacing` as three numbers of mm, named `name` in the InputError if it is not."""
-    if len(spacing) != 3 or not all(np.isfinite(value) and 0.01 <= value <= 100 for value in spacing):
-        raise InputError(f"{name} must be three lengths z y x of 0.01 to 100 mm, got {' '.join(map(str, spacing))}")
+    if len(spacing) != 3 or not all(SHORTEST <= value <= LONGEST for value in spacing):
+        came = " ".join(map(str, spacing))
+        raise InputError(f"{name} must be three lengths z y x of {SHORTEST:g} to {LONGEST:g} mm, got {came}")
     z, y, x = map(float, spacing)
     return z, y, x
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import NonNegativeInt
 
 from covidct.ct.labels import OUTSIDE
 from covidct.errors import InputError
-from covidct.files import digest, entries, replacing_folder, write_text
+from covidct.files import digest, entries, read_json, replacing_folder, write_text, writing
 from covidct.store.chunks import read_array, read_grey, write_array, write_grey
 from covidct.store.lesion_samples import kept_positions, kept_values
 from covidct.store.preprocess import Placement, Plan, Preprocessed, Shape, Spacing
@@ -22,6 +23,9 @@ VERSION = 1
 SETTINGS = "store.json"
 FACTS = "case.json"
 IMAGE, MASK, POSITIONS, LEVELS = "image.b2nd", "mask.b2nd", "lesion_positions.npy", "lesion_values.npy"
+
+# What mends a damaged file of a folder.
+REMAKE = "delete {} and run prepare.py again"
 
 # Bytes, time of change in ns, and SHA-256 of a file.
 InputState = list[Any]
@@ -36,23 +40,34 @@ class StoreSettings:
 
 
 @dataclass(frozen=True)
-class CaseStore:
-    """A preprocessed case: its folder in the store and what `case.json` says of it.
+class _Version:
+    version: int
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """What `case.json` says of a preprocessed case.
 
     labelled: it has a mask. lesion_voxels: of the preprocessed mask. inputs: bytes, time of change and SHA-256 of each
     file that it was made from, by name. facts: what `scan_case` said of them. checksums: SHA-256 of each file
     of the folder.
     """
 
-    folder: Path
     name: str
     patient: str
     placement: Placement
     labelled: bool
-    lesion_voxels: int
-    inputs: Mapping[str, InputState]
+    lesion_voxels: NonNegativeInt
+    inputs: Mapping[str, Any]
     facts: Mapping[str, Any]
     checksums: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class CaseStore(StoredCase):
+    """A preprocessed case and its folder in the store."""
+
+    folder: Path
 
     @property
     def shape(self) -> Shape:
@@ -131,27 +146,19 @@ def open_store(root: Path) -> Store:
 
 def read_case(folder: Path) -> CaseStore:
     """The case in `folder`; InputError if its facts are damaged."""
-    try:
-        content = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        placed = {name: tuple(value) for name, value in content.pop("placement").items()}
-        return CaseStore(folder=folder, placement=Placement(**placed), **content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{folder / FACTS} is damaged; delete {folder} and run prepare.py again") from None
+    case = read_json(folder / FACTS, StoredCase, fix=REMAKE.format(folder))
+    return CaseStore(folder=folder, **vars(case))
 
 
 def read_settings(root: Path) -> StoreSettings:
     """What the store in folder `root` was begun with; InputError if it is no store of this version."""
     path = root / SETTINGS
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version = content["version"]
-        if version == VERSION:
-            return StoreSettings(str(content["dataset"]), _spacing(content["spacing"]))
-    except OSError:
-        raise InputError(f"{root} is no store (it has no readable {SETTINGS}); make one with prepare.py") from None
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is damaged; delete {root} and run prepare.py again") from None
-    raise InputError(f"{root} is a store of version {version}, not {VERSION}; delete it and run prepare.py again")
+    fix = REMAKE.format(root)
+    missing = f"{root} is no store; make one with prepare.py"
+    version = read_json(path, _Version, fix=fix, missing=missing).version
+    if version != VERSION:
+        raise InputError(f"{root} is a store of version {version}, not {VERSION}; delete it and run prepare.py again")
+    return read_json(path, StoreSettings, fix=fix)
 
 
 def begin_store(root: Path, settings: StoreSettings) -> None:
@@ -164,13 +171,11 @@ def begin_store(root: Path, settings: StoreSettings) -> None:
         if other:
             raise InputError(f"{root} was begun with {'; '.join(other)}; give another --output, or delete that folder")
         return
-    try:
+    with writing(f"--output {root}"):
         root.mkdir(parents=True, exist_ok=True)
         check_free(root)
         text = json.dumps({"version": VERSION, **asdict(settings)}, indent=2) + "\n"
         write_text(root / SETTINGS, text)
-    except OSError as error:
-        raise InputError(f"--output {root} cannot be written ({error.strerror}); give another folder") from None
 
 
 def check_free(root: Path) -> None:
@@ -248,8 +253,3 @@ def _load(path: Path) -> NDArray[Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); run prepare.py again, which replaces it") from None
     return values
-
-
-def _spacing(values: Sequence[float]) -> Spacing:
-    z, y, x = map(float, values)
-    return z, y, x

@@ -4,13 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
-from covidct.ct.volume import Volume, VolumeCase, check_case, load_volume
+from covidct.ct.volume import VolumeCase, check_case, load_volume
 from covidct.errors import InputError
-from covidct.files import remove_parts
+from covidct.files import remove_parts, writing
 from covidct.phantoms.volume_set import phantom_volumes
 from covidct.run.config import Config
 from covidct.run.prediction import binarise
@@ -35,6 +33,24 @@ class ScoredVolume:
     patient: str
     spacing: tuple[float, float, float]
     scores: VolumeScores
+
+
+@dataclass(frozen=True)
+class KeptScores:
+    """`VolumeScores` in a record: JSON has None for NaN."""
+
+    dsc: float | None
+    nsd: float | None
+    truth_ml: float | None
+    predicted_ml: float | None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The result in a record."""
+
+    spacing: tuple[float, float, float]
+    scores: KeptScores
 
 
 @dataclass(frozen=True)
@@ -128,7 +144,7 @@ def _score(
     case = with_lungs(case, settings)
     came_from = origin(run, asdict(settings) | {"plan": asdict(plan)}, (case.image, _mask_of(case), *case.lungs))
     path, mask = run / RECORDS / f"{case.name}.json", predicted_mask(run, case)
-    kept = recorded(path, came_from, (mask,))
+    kept = recorded(path, Kept, came_from, (mask,))
     if kept is None:
         volume = load_volume(case)
         predicted = binarise(segment(model, volume, plan, settings, progress=progress))
@@ -138,18 +154,12 @@ def _score(
         for part in (path, mask):
             remove_parts(part)
         begin(path, came_from)
-        _save(mask, volume, predicted)
-        kept = {"spacing": list(volume.spacing), "scores": without_nan(asdict(scores))}
-        record(path, came_from, kept)
-    values = {name: float("nan") if value is None else value for name, value in kept["scores"].items()}
-    return ScoredVolume(case.name, case.patient, tuple(kept["spacing"]), VolumeScores(**values))
-
-
-def _save(path: Path, volume: Volume, mask: NDArray[np.bool_]) -> None:
-    try:
-        volume.grid.save_mask(path, mask)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); free space there") from None
+        with writing(mask):
+            volume.grid.save_mask(mask, predicted)
+        kept = Kept(volume.spacing, KeptScores(**without_nan(asdict(scores))))
+        record(path, came_from, asdict(kept))
+    values = {name: float("nan") if value is None else value for name, value in asdict(kept.scores).items()}
+    return ScoredVolume(case.name, case.patient, kept.spacing, VolumeScores(**values))
 
 
 def predicted_mask(run: Path, case: VolumeCase) -> Path:

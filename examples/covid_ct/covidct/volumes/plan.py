@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from covidct.errors import InputError
-from covidct.files import write_text
+from covidct.files import read_json, write_text
 from covidct.run.config import Config, read_config
 from covidct.run.groups import key
 from covidct.store.preprocess import Plan
@@ -84,12 +84,9 @@ def _apart(one: Plan, other: Plan) -> str:
 def read_plan(run: Path) -> Plan:
     """The plan in `run`/plan.json; InputError if it is missing or damaged."""
     path = run / PLAN
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        z, y, x = map(float, content.pop("spacing"))
-        depth, height, width = map(int, content.pop("patch_size"))
-        return Plan(spacing=(z, y, x), patch_size=(depth, height, width), **{k: float(v) for k, v in content.items()})
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: {run} is no run on volumes, or its training has not begun") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({error}); restore it with train.py --resume --output {run}") from None
+    return read_json(
+        path,
+        Plan,
+        fix=f"restore it with train.py --resume --output {run}",
+        missing=f"{run} is no run on volumes, or its training has not begun",
+    )

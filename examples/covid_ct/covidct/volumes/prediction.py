@@ -16,8 +16,8 @@ from torch import nn
 
 from covidct.ct.names import SUFFIXES, is_volume, stem_of
 from covidct.ct.volume import Volume, VolumeCase, load_volume
-from covidct.errors import InputError
-from covidct.files import entries, remove_parts
+from covidct.errors import InputError, print_error
+from covidct.files import entries, remove_parts, writing
 from covidct.run.checkpoint import load_run
 from covidct.run.prediction import best_device, binarise
 from covidct.run.requests import Prediction
@@ -88,7 +88,7 @@ def _write_results(run: Path, model: nn.Module, plan: Plan, jobs: Sequence[Job],
                 )
             except InputError as error:
                 failures += 1
-                errors.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+                print_error(error, errors)
                 continue
             for note in report.notes:
                 errors.print(Text.assemble(("note: ", "bold yellow"), note), soft_wrap=True)
@@ -155,9 +155,9 @@ def predict_volume_file(
     results cannot be written.
     """
     came_from = origin(run, asdict(settings) | {"plan": asdict(plan)}, (job.case.image, *job.case.lungs))
-    kept = recorded(job.record, came_from, job.results)
+    kept = recorded(job.record, Report, came_from, job.results)
     if kept is not None:
-        return Report(**kept | {"notes": tuple(kept["notes"])}), False
+        return kept, False
     for result in (*job.results, job.record):
         remove_parts(result)
     volume = load_volume(job.case)
@@ -165,12 +165,11 @@ def predict_volume_file(
     mask = binarise(probability)
     report = _report(mask, volume)
     begin(job.record, came_from)
-    try:
-        if job.probability is not None:
+    if job.probability is not None:
+        with writing(job.probability):
             volume.grid.save_mask(job.probability, probability, np.float32)
+    with writing(job.mask):
         volume.grid.save_mask(job.mask, mask, np.uint8)
-    except OSError as error:
-        raise InputError(f"{job.mask} cannot be written ({error.strerror}); free space there") from None
     draw_lesions(job.picture, volume.image, mask, volume.spacing, title=describe(report))
     record(job.record, came_from, asdict(report))
     return report, True

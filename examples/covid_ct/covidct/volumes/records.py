@@ -6,13 +6,24 @@ computed from, so that one of other weights, settings or files is computed anew.
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from covidct.errors import InputError
-from covidct.files import digest, entries, write_text
+from covidct.files import digest, entries, read_json, write_text, writing
 from covidct.run.checkpoint import WEIGHTS
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Record(Generic[T]):
+    """What a record holds; without result while its files are written."""
+
+    result: T
+    origin: dict[str, Any]
 
 
 def origin(run: Path, settings: dict[str, Any], files: Iterable[Path]) -> dict[str, Any]:
@@ -32,24 +43,25 @@ def origin(run: Path, settings: dict[str, Any], files: Iterable[Path]) -> dict[s
         raise InputError(f"{error.filename} cannot be read ({error.strerror}); check the path") from None
 
 
-def recorded(path: Path, came_from: dict[str, Any], results: Iterable[Path] = ()) -> dict[str, Any] | None:
-    """The result in the record `path`; None unless it came from the same and all files `results` are there."""
+def recorded(path: Path, kind: type[T], came_from: dict[str, Any], results: Iterable[Path] = ()) -> T | None:
+    """The result in the record `path`, a `kind`; None unless it came from the same and all files `results` are there.
+
+    A damaged record is none: its result is computed anew.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        same = content["origin"] == came_from
-        found: dict[str, Any] = dict(content["result"])
-    except (OSError, ValueError, KeyError, TypeError):
+        found = read_json(path, Record[kind], fix="")  # type: ignore[valid-type]
+    except InputError:
         return None
-    return found if same and all(file.is_file() for file in results) else None
+    return found.result if found.origin == came_from and all(file.is_file() for file in results) else None
 
 
 def is_record(path: Path) -> bool:
     """Whether `path` is a record, whole or begun, and not somebody else's JSON: dcm2niix writes one beside a CT."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        read_json(path, Record[Any], fix="")
+    except InputError:
         return False
-    return isinstance(content, dict) and {"result", "origin"} <= content.keys()
+    return True
 
 
 def begin(path: Path, came_from: dict[str, Any]) -> None:
@@ -74,8 +86,6 @@ def _once(path: Path, size: int, changed: int) -> str:
 
 
 def _write(path: Path, came_from: dict[str, Any], result: dict[str, Any] | None) -> None:
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps({"result": result, "origin": came_from}, indent=1) + "\n")
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); free space there") from None

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from covidct.ct.volume import VolumeCase
-from covidct.errors import InputError
+from covidct.errors import InputError, print_error
 from covidct.progress import work_shown
 from covidct.run.checkpoint import load_run
 from covidct.run.config import Config
@@ -97,7 +97,7 @@ def _evaluated(
     with work_shown(errors, f"evaluating {run.name}") as show_share:
         scored, failed = score_volumes(run, model, plan, cases, settings, progress=show_share)
     for item in failed:
-        errors.print(Text.assemble(("error: ", "bold red"), item.message), soft_wrap=True)
+        print_error(item.message, errors)
     write_volume_metrics(run, scored, failed, config, settings, data=asked.data, by_patient=asked.by_patient)
     return EvaluatedVolumes(run, config, settings, scored, failed)
 

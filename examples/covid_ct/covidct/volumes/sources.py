@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from covidct.errors import InputError
-from covidct.files import write_text
+from covidct.files import read_json, write_text
 from covidct.run.results import SOURCES
 from covidct.sets.splits import DIVIDED, source_split
 from covidct.store.store import CaseStore, Store, open_store
@@ -35,6 +34,14 @@ class Source:
             f"{self.dataset}: {len(self.cases)} of the {published} published training cases; {self.folder} lacks "
             f"{len(self.missing)}: {names}"
         )
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What sources.json says of a source that a run must not go on without."""
+
+    dataset: str
+    cases: list[str]
 
 
 def read_sources(
@@ -93,21 +100,21 @@ def keep_sources(run: Path, sources: Sequence[Source]) -> None:
     if not sources:
         return
     path = run / SOURCES
-    before = _cases(path)
-    now = [{"dataset": source.dataset, "cases": [case.name for case in source.cases]} for source in sources]
+    before = _kept(path)
+    now = [Kept(source.dataset, [case.name for case in source.cases]) for source in sources]
     if before is not None and before != now:
         raise InputError(
             f"{path} lists other cases than the sources of the run hold now; put the stores back as they were, or "
             "start another run"
         )
     places = [{"folder": str(source.folder), "missing": list(source.missing)} for source in sources]
-    content = [one | other for one, other in zip(now, places, strict=True)]
+    content = [asdict(one) | other for one, other in zip(now, places, strict=True)]
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def _cases(path: Path) -> list[dict[str, Any]] | None:
+def _kept(path: Path) -> list[Kept] | None:
+    """What the file `path` says; None if it is not there, or damaged: then it is written anew."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return [{name: one[name] for name in ("dataset", "cases")} for one in content] or None
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_json(path, list[Kept], fix="") or None
+    except InputError:
         return None

@@ -3,14 +3,55 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import AfterValidator
+
+from covidct.files import read_json
 from covidct.run.config import Config
 from covidct.run.results import CSV, JSON, heading, without_nan, write_tables
 from covidct.run.statistics import Summary, over_cases, summarise
 from covidct.volumes.evaluation import Failed, ScoredVolume
 from covidct.volumes.metrics import MEASURES
 from covidct.volumes.segmentation import Settings
+
+
+@dataclass(frozen=True)
+class KeptSummary:
+    """`Summary` in metrics.json: JSON has None for NaN."""
+
+    mean: float | None
+    deviation: float | None
+    empty: int
+
+
+def _complete(summary: dict[str, KeptSummary]) -> dict[str, KeptSummary]:
+    if absent := [name for name in MEASURES if name not in summary]:
+        raise ValueError(f"lacks {', '.join(absent)}")
+    return summary
+
+
+@dataclass(frozen=True)
+class KeptVolume:
+    """A volume in metrics.json; `dsc` is None where neither truth nor prediction has a lesion."""
+
+    name: str
+    dsc: float | None
+
+
+@dataclass(frozen=True)
+class VolumeMetrics:
+    """Of metrics.json, what is read again."""
+
+    count: int
+    volumes: list[KeptVolume]
+    summary: Annotated[dict[str, KeptSummary], AfterValidator(_complete)]
+    failed: tuple[Failed, ...] = ()
+
+
+def read_volume_metrics(run: Path) -> VolumeMetrics:
+    """What metrics.json of a run says; InputError if it is missing or damaged."""
+    return read_json(run / JSON, VolumeMetrics, fix=f"write it with evaluate.py {run}")
 
 
 def write_volume_metrics(

@@ -6,16 +6,15 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 from torch import nn
 
 from covidct.ct.volume import VolumeCase, load_mask, load_volume
-from covidct.errors import InputError
+from covidct.errors import InputError, print_error
 from covidct.progress import Stages, work_shown
 from covidct.run.checkpoint import has_begun
 from covidct.run.config import Config
 from covidct.run.prediction import device_of
-from covidct.run.results import read_metrics, settings_line
+from covidct.run.results import settings_line
 from covidct.sets.names import COVID_CT_20, PHANTOM_VOLUMES
 from covidct.store.phantoms import make_phantom_volumes
 from covidct.volumes.data import VolumeData, read_volume_data
@@ -27,7 +26,7 @@ from covidct.volumes.presets import PRESETS as PRESETS
 from covidct.volumes.report import TITLES
 from covidct.volumes.report import evaluate as evaluate
 from covidct.volumes.segmentation import settings_of
-from covidct.volumes.tables import write_volume_metrics
+from covidct.volumes.tables import read_volume_metrics, write_volume_metrics
 
 IMAGES = "volumes"
 PHANTOM = PHANTOM_VOLUMES
@@ -80,38 +79,37 @@ def score(run: Path, config: Config, model: nn.Module, data: VolumeData, console
 
 def draw(run: Path, config: Config, model: nn.Module, data: VolumeData) -> None:
     """The volume of median Dice, neither the best nor the worst; empty ones, which have none, come first."""
-    scored = read_metrics(run, images="volumes")["volumes"]
-    ordered = sorted(scored, key=lambda item: (-1.0 if item["dsc"] is None else item["dsc"], item["name"]))
+    scored = read_volume_metrics(run).volumes
+    ordered = sorted(scored, key=lambda item: (-1.0 if item.dsc is None else item.dsc, item.name))
     typical = ordered[len(ordered) // 2]
-    dice = "nan" if typical["dsc"] is None else f"{typical['dsc']:.3f}"
-    case = next(case for case in data.test if case.name == typical["name"])
+    dice = "nan" if typical.dsc is None else f"{typical.dsc:.3f}"
+    case = next(case for case in data.test if case.name == typical.name)
     # A fault in a lung mask spoils nothing here.
     volume = load_volume(replace(case, lungs=()))
     mask = load_mask(predicted_mask(run, case), volume)
-    title = f"{typical['name']}: DSC {dice}, the median of {len(scored)} test volumes"
+    title = f"{typical.name}: DSC {dice}, the median of {len(scored)} test volumes"
     draw_lesions(run / "predictions.png", volume.image, mask, volume.spacing, truth=volume.mask, title=title)
 
 
 def show(run: Path, config: Config, console: Console) -> int:
     """See `Wing.show`; names the volumes that could not be scored."""
-    content = read_metrics(run, images="volumes")
+    metrics = read_volume_metrics(run)
     table = Table(
-        title=f"{config.method} on {config.dataset}, fold {config.fold}: {content['count']} test volumes",
+        title=f"{config.method} on {config.dataset}, fold {config.fold}: {metrics.count} test volumes",
         caption=settings_line(config),
     )
     for heading in ("measure", "mean", "standard deviation", "left out as empty"):
         table.add_column(heading, justify="left" if heading == "measure" else "right")
     for name, title in TITLES.items():
-        found = content["summary"][name]
-        values = ("-" if found[key] is None else f"{found[key]:.4f}" for key in ("mean", "deviation"))
-        table.add_row(title, *values, str(found["empty"]))
+        found = metrics.summary[name]
+        values = ("-" if value is None else f"{value:.4f}" for value in (found.mean, found.deviation))
+        table.add_row(title, *values, str(found.empty))
     console.print(table)
-    failed = content.get("failed", [])
-    for item in failed:
-        console.print(f"not scored: {item['name']}: {item['message']}", soft_wrap=True, markup=False)
-    return len(failed)
+    for item in metrics.failed:
+        console.print(f"not scored: {item.name}: {item.message}", soft_wrap=True, markup=False)
+    return len(metrics.failed)
 
 
 def _show_errors(failed: Sequence[Failed], console: Console) -> None:
     for item in failed:
-        console.print(Text.assemble(("error: ", "bold red"), f"{item.name}: {item.message}"), soft_wrap=True)
+        print_error(f"{item.name}: {item.message}", console)
