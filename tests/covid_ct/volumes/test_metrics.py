@@ -3,12 +3,9 @@ import warnings
 import numpy as np
 import pytest
 from covidct.volumes.metrics import (
-    Summary,
     dice,
     millilitres,
-    over_cases,
     score_volume,
-    summarise,
     surface_dice,
 )
 from hypothesis import given, settings
@@ -128,41 +125,6 @@ def test_masks_are_not_changed():
     before = truth.copy(), predicted.copy()
     score_volume(truth, predicted, (1.0, 1.0, 1.0))
     np.testing.assert_array_equal((truth, predicted), before)
-
-
-def test_deviation_has_ddof_1_and_empty_cases_are_counted():
-    assert summarise([1.0, 2.0, NAN, 4.0]) == Summary(
-        mean=pytest.approx(7 / 3), deviation=pytest.approx(np.sqrt(7 / 3)), count=3, empty=1
-    )
-
-
-def test_pooled_folds_give_the_published_deviation():
-    # Five folds of 16 evaluations with the means and deviations that the benchmark prints for its 3D U-Net: the
-    # deviation over the 80 is the printed .2227 (DSC) and .2437 (NSD), with ddof 1 and not with 0.
-    published = {
-        "dsc": ([0.6808, 0.7132, 0.6618, 0.6813, 0.6267], [0.2049, 0.2053, 0.2168, 0.231, 0.2689], 0.6728, 0.2227),
-        "nsd": ([0.7088, 0.7182, 0.7171, 0.7084, 0.6493], [0.2130, 0.2296, 0.2415, 0.2706, 0.2823], 0.7004, 0.2437),
-    }
-    for means, deviations, mean, deviation in published.values():
-        values = []
-        for m, s in zip(means, deviations, strict=True):
-            fold = np.random.default_rng(0).normal(size=16)
-            values += list(m + s * (fold - fold.mean()) / fold.std(ddof=1))
-        found = summarise(values)
-        assert found.count == 80
-        assert found.mean == pytest.approx(mean, abs=1e-4)
-        assert found.deviation == pytest.approx(deviation, abs=1e-4)
-
-
-def test_nothing_to_average():
-    assert np.isnan([summarise([]).mean, summarise([NAN]).mean, summarise([0.5]).deviation]).all()
-    assert (summarise([NAN]).count, summarise([NAN]).empty) == (0, 1)
-
-
-def test_cases_of_several_folds_are_averaged_first():
-    found = over_cases([("a", 0.2), ("b", 0.5), ("a", 0.4), ("c", NAN), ("b", NAN)])
-    assert found.mean == pytest.approx((0.3 + 0.5) / 2)
-    assert (found.count, found.empty) == (2, 1)
 
 
 @pytest.mark.parametrize("score", [dice, lambda a, b: surface_dice(a, b, (1.0, 1.0, 1.0))])

@@ -13,6 +13,8 @@ from covidct.files import write_text, writing
 from covidct.run.config import Config
 
 JSON, CSV = "metrics.json", "metrics.csv"
+# The sets that a run takes its source images from: [{"dataset": ..., ...}, ...].
+SOURCES = "sources.json"
 # The fields of the config that a result cannot be read without.
 NAMED = (
     *("dataset", "method", "preset", "fold", "split_seed", "seed", "steps"),

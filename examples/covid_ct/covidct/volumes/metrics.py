@@ -1,18 +1,17 @@
 """Scores of segmented volumes on their own grid: Dice (DSC) and surface Dice (NSD) at 3 mm, as in Tables III and IV.
 
 An empty prediction of a volume with lesion scores 0 in both, and so does a prediction where there is no lesion. With
-neither lesion nor prediction the scores are NaN: such evaluations are counted and left out of the means.
+neither lesion nor prediction the scores are NaN: `statistics.summarise` counts such evaluations and leaves them out.
 
 Mean and standard deviation are over all (fold, case) evaluations, 5 x 16 = 80 for the published folds, the deviation
-with ddof 1. A case is tested by four of the five folds, so these evaluations are not independent; `over_cases` averages
-each case's first.
+with ddof 1. A case is tested by four of the five folds, so these evaluations are not independent;
+`statistics.over_cases` averages each case's first.
 
 All functions know neither files nor networks. Source: Zhang et al. 2021, Eqs. 6 and 7; empty masks and the deviation as
 in JunMa11/COVID-19-CT-Seg-Benchmark, whose printed deviations are those of ddof 1 over the 80.
 """
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,16 +31,6 @@ class VolumeScores:
     nsd: float
     truth_ml: float
     predicted_ml: float
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Mean and sample standard deviation (NaN for fewer than two) over `count` evaluations; `empty` were left out."""
-
-    mean: float
-    deviation: float
-    count: int
-    empty: int
 
 
 def score_volume(
@@ -95,25 +84,6 @@ def surface_dice(
 def millilitres(mask: Mask, spacing: tuple[float, float, float]) -> float:
     """Volume of a mask, spacing in mm."""
     return float(np.count_nonzero(mask) * np.prod(spacing) / 1000)
-
-
-def summarise(values: Sequence[float]) -> Summary:
-    """Mean and sample standard deviation of the values that are not NaN."""
-    known = np.array([value for value in values if not np.isnan(value)], dtype=float)
-    return Summary(
-        mean=float(known.mean()) if known.size else float("nan"),
-        deviation=float(known.std(ddof=1)) if known.size > 1 else float("nan"),
-        count=known.size,
-        empty=len(values) - known.size,
-    )
-
-
-def over_cases(values: Sequence[tuple[str, float]]) -> Summary:
-    """`summarise` over cases: the evaluations (case, value) of one case in several folds are averaged first."""
-    cases: dict[str, list[float]] = {}
-    for name, value in values:
-        cases.setdefault(name, []).append(value)
-    return summarise([summarise(found).mean for found in cases.values()])
 
 
 def _monai_surface_dice(truth: Mask, predicted: Mask, spacing: tuple[float, float, float], tolerance: float) -> float:

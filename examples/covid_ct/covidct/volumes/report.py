@@ -19,10 +19,11 @@ from covidct.run.groups import groups, label, names
 from covidct.run.prediction import best_device
 from covidct.run.requests import Evaluation, unused_output
 from covidct.run.results import make_output, write_tables
+from covidct.run.statistics import counted, number, spread
 from covidct.sets.splits import FOLDS
 from covidct.store.preprocess import Plan
 from covidct.volumes.evaluation import Failed, ScoredVolume, score_volumes, volume_test_cases
-from covidct.volumes.metrics import MEASURES, Summary
+from covidct.volumes.metrics import MEASURES
 from covidct.volumes.plan import check_plans, read_plan
 from covidct.volumes.segmentation import Settings, settings_of
 from covidct.volumes.tables import FoldTable, as_json, join_folds, protocol, summaries, write_volume_metrics
@@ -184,21 +185,6 @@ def write_folds(folder: Path, rows: Sequence[FoldRow], *, by_patient: bool = Fal
     ]
     cells = [_csv(row) | protocol(row.settings, by_patient=by_patient) for row in rows]
     write_tables(folder / FOLDS_JSON, content, folder / FOLDS_CSV, cells)
-
-
-def number(value: float) -> str:
-    """Three decimals; - for a score that does not exist."""
-    return f"{value:.3f}" if value == value else "-"
-
-
-def spread(found: Summary) -> str:
-    """mean±deviation."""
-    return f"{number(found.mean)}±{number(found.deviation)}"
-
-
-def counted(found: Summary) -> str:
-    """How many values there are, and how many were left out because there was nothing to find and nothing found."""
-    return f"{found.count} (+{found.empty} empty)" if found.empty else str(found.count)
 
 
 def _csv(row: FoldRow) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from covidct.errors import InputError
 from covidct.files import read_json, write_text
+from covidct.run.results import SOURCES
 from covidct.sets.splits import DIVIDED, source_split
 from covidct.store.store import CaseStore, Store, open_store
 
-SOURCES = "sources.json"
 # Names that a line lists.
 LISTED = 5
 

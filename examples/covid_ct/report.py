@@ -1,0 +1,71 @@
+"""A table of the paper from trained runs, beside the figures that the paper prints."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from covidct.errors import InputError, exit_on_input_error
+from covidct.results import wing_of
+from covidct.run.config import read_config
+from covidct.run.paper import TABLES, TableName
+from covidct.run.report import make_report
+from covidct.run.report_files import screen, write_report
+from covidct.run.report_text import explanations, grids, title
+from covidct.run.results import JSON, make_output
+from covidct.run.rows import assign
+from covidct.run.scores import read_scores
+from rich.console import Console
+
+FILE_WIDTH = 200
+TABLES_FOLDER = Path("tables")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Join runs of several methods, folds and seeds into a table of the paper, and compare its rows.
+
+    Runs are put into rows by method, and by source where rows differ in it; they must be scored (train.py does that,
+    evaluate.py again). Rows, folds and volumes that are missing are named under the table. Writes table-NAME.md, .tex,
+    .csv (the rows) and table-NAME-differences.csv. Tables III and IV are made of runs on volumes or, without figures
+    of the paper, on slices; V and VI of runs on slices.
+    """
+
+    runs: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")
+    ]
+    """Run folders written by train.py."""
+    table: TableName
+    """Table of the paper."""
+    output: Path | None = None
+    """Folder for the files; tables by default, beside train.py's runs."""
+
+
+def main() -> None:
+    arguments = tyro.cli(Arguments, config=(tyro.conf.FlagCreatePairsOff,))
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
+    # Files are what runs/* finds beside the runs, such as evaluate.py's folds.csv.
+    runs = list({run.resolve(): run for run in arguments.runs if not run.is_file()}.values())
+    if not runs:
+        raise InputError("no RUN was given; name the run folders that the table is made of")
+    table = TABLES[arguments.table]
+    configs = {run: read_config(run / "config.json") for run in runs}
+    kinds = {run: wing_of(config.dataset).IMAGES for run, config in configs.items()}
+    rows = assign(table, configs, kinds, {run for run in runs if (run / JSON).is_file()})
+    scores = {run: read_scores(run, configs[run], kinds[run]) for _, found in rows.rows for run in found}
+    report = make_report(table, rows, scores)
+    folder = arguments.output or TABLES_FOLDER
+    make_output(folder)
+    written = write_report(folder, report)
+    console.print(title(report), style="bold", soft_wrap=True)
+    for grid in grids(report):
+        console.print(screen(grid))
+    names = ", ".join(path.name for path in written)
+    for line in (*explanations(report), *report.notes, *rows.left_out, f"Written to {folder}: {names}"):
+        console.print(line, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    exit_on_input_error(main)
