@@ -5,11 +5,12 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 from results import README, parser, publish, table
@@ -76,7 +77,7 @@ def _row(processes: int, cases: tuple[CaseStore, ...], plan: Plan, theirs: Path,
     return [processes, *(f"{patches / median(values):.2f}" for values in seconds.values()), found, found.against(1)]
 
 
-def _seconds(start: partial, batches: int) -> float:
+def _seconds(start: Callable[[], AbstractContextManager[Iterator[Any]]], batches: int) -> float:
     """Seconds that `batches` batches take after the first few, for a consumer that does nothing but wait."""
     with start() as loader:
         for _ in range(FIRST):

@@ -23,7 +23,8 @@ __all__ = ["NETWORKS", "Batch", "random_batch", "segmentation_loss"]
 
 def resnet_unet(widths: Sequence[int]) -> nn.Module:
     """Unet with a resnet18 encoder, whose widths are its own."""
-    return smp.Unet("resnet18", encoder_weights=None, in_channels=1)
+    net: nn.Module = smp.Unet("resnet18", encoder_weights=None, in_channels=1)
+    return net
 
 
 NETWORKS: dict[str, Callable[[Sequence[int]], nn.Module]] = {"plain": plain_unet, "resnet18": resnet_unet}

@@ -11,6 +11,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import nibabel as nib
 import numpy as np
@@ -20,7 +21,7 @@ from monai.inferers.utils import sliding_window_inference
 from numpy.typing import NDArray
 from results import README, parser, publish, table
 from timing import interleaved, ratio
-from torch import nn
+from torch import Tensor, nn
 from workers import workers
 
 sys.path.insert(0, str(README.parents[1] / "covid_ct"))
@@ -57,7 +58,8 @@ def narrow_network(norm: str) -> nn.Module:
         deep_supervision=False,
     )
     net.apply(PlainConvUNet.initialize)
-    return net
+    made: nn.Module = net
+    return made
 
 
 def read(path: Path) -> NDArray[np.float32]:
@@ -68,7 +70,8 @@ def read(path: Path) -> NDArray[np.float32]:
 
 def normalised(hu: NDArray[np.float32]) -> NDArray[np.float32]:
     windowed = np.clip(hu, -1000, 100)
-    return (windowed - windowed.mean()) / windowed.std()
+    result: NDArray[np.float32] = (windowed - windowed.mean()) / windowed.std()
+    return result
 
 
 def teach(net: nn.Module, image: NDArray[np.float32], mask: NDArray[np.bool_], steps: int, seed: int) -> float:
@@ -129,7 +132,7 @@ def whole_grid(net: nn.Module, image: NDArray[np.float32], device: str) -> NDArr
     values = torch.from_numpy(image)[None, None].to(device)
     with torch.inference_mode():
         found = sliding_window_inference(values, PATCH, 1, lambda x: net(x).sigmoid(), OVERLAP, "gaussian")
-    return found[0, 0].cpu().numpy()
+    return cast(Tensor, found)[0, 0].cpu().numpy()
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from results import parser, publish, table
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.append(str(Path(__file__).parents[1] / "covid_ct"))
@@ -36,7 +37,7 @@ def step_flops(config: Config) -> int:
         model = build_model(config).train()
         images, masks, source = (torch.zeros(config.batch_size, 1, *config.size) for _ in range(3))
     with FlopCounterMode(display=False) as counter:
-        relations = []
+        relations: list[Tensor] = []
         if not (chosen.general or chosen.target):
             logits = model(images)
         else:
@@ -45,7 +46,7 @@ def step_flops(config: Config) -> int:
             relations += output.target if chosen.target else ()
             relations += (*output.general, *output.source) if chosen.general else ()
         (segmentation_loss(logits, masks) + sum(maps.mean() for maps in relations)).backward()
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def cells(name: str, axes: int, flops: float, options: argparse.Namespace, steps: int) -> list[object]:

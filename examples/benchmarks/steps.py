@@ -78,7 +78,7 @@ def port_step(model: DualEncoderUNet) -> Step:
         for parameter, gradient in zip([*general, *target, *decoder], [*general_gradients, *gradients], strict=True):
             parameter.grad = gradient
         for parameter, gradient in zip(target, relation_gradients, strict=True):
-            parameter.grad = parameter.grad + gradient
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         optimizer.step()
         optimizer.zero_grad()
 

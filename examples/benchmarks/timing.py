@@ -31,7 +31,7 @@ def interleaved(calls: Mapping[str, Callable[[], float]], repeats: int, warmup: 
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(warmup + repeats):
-        for name in list(calls) if number % 2 == 0 else reversed(calls):
+        for name in list(calls) if number % 2 == 0 else reversed(list(calls)):
             elapsed = calls[name]()
             if number >= warmup:
                 seconds[name].append(elapsed)

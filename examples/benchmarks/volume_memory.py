@@ -10,16 +10,19 @@ import resource
 import sys
 from argparse import Namespace
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
+from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 from results import README, parser, publish, table
 from torch import nn
 
 sys.path.insert(0, str(README.parents[1] / "covid_ct"))
 
-from covidct.ct.volume import Volume
+from covidct.ct.grid import Grid
+from covidct.ct.volume import Volume, VolumeCase
 from covidct.store.preprocess import place, preprocess
 from covidct.volumes.inference import predict_volume
 
@@ -51,7 +54,10 @@ def peak(row: str, shape: tuple[int, int, int]) -> tuple[float, float]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     image = chest(shape)
     if row == "resampled":
-        volume = Volume(None, image, True, SPACING, None, None, None)
+        case = VolumeCase("chest", Path("chest"), None, None, None, (), "hu", patient="chest")
+        depth, height, width = shape
+        grid = Grid((width, height, depth), np.diag([*SPACING[::-1], 1.0]), io_orientation(np.eye(4)))
+        volume = Volume(case, image, True, SPACING, None, None, grid)
         prepared = preprocess(volume, TARGET)
         placement = place(image, SPACING, TARGET)
         placement.back(predict_volume(model, prepared.image, patch_size=PATCH))

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -37,7 +38,7 @@ def workers(
             processes[-1].start()
             theirs.close()
         _restore(before)
-        yield {name: lambda pipe=pipe: _ask(pipe) for name, pipe in pipes.items()}
+        yield {name: partial(_ask, pipe) for name, pipe in pipes.items()}
     finally:
         _restore(before)
         for pipe in pipes.values():

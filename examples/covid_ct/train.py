@@ -8,6 +8,7 @@ from typing import Any
 import tyro
 from covidct.arguments import Arguments, Task, resolve
 from covidct.errors import exit_on_input_error
+from covidct.parallel import is_first_process
 from covidct.progress import stages_shown
 from covidct.results import finish, is_finished, show_result, wing_of
 from covidct.run.checkpoint import has_begun, load_checkpoint, load_run
@@ -15,7 +16,6 @@ from covidct.run.folder import disk_faults, prepare
 from covidct.run.systems import build_model, start_from, system
 from covidct.training.engine import Trainer, make_fabric
 from covidct.training.wing import RunData
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
 FILE_WIDTH = 120
@@ -23,8 +23,7 @@ FILE_WIDTH = 120
 
 def main() -> None:
     arguments = tyro.cli(Arguments, config=(tyro.conf.FlagCreatePairsOff,))
-    # Lightning Fabric starts this script again for every further GPU; only the first process speaks.
-    console = Console(highlight=False, quiet=rank_zero_only.rank != 0)
+    console = Console(highlight=False, quiet=not is_first_process())
     if not console.is_terminal:
         console.width = FILE_WIDTH
     task = resolve(arguments)
@@ -37,7 +36,7 @@ def main() -> None:
         except KeyboardInterrupt:
             _say_how_to_go_on(task.run, console)
             sys.exit(130)
-    if rank_zero_only.rank == 0 and unscored:
+    if is_first_process() and unscored:
         sys.exit(2)
 
 
@@ -48,13 +47,13 @@ def run(task: Task, arguments: Arguments, console: Console) -> int:
         wing.make_phantoms(config, stages)
     with console.status("reading the data"):
         data = wing.read(config)
-    if rank_zero_only.rank == 0:
+    if is_first_process():
         wing.check(task.run, config, data, console)
     model = build_model(config)
     # A run that goes on has its weights from its checkpoint; the one that it started from may have gone.
     if config.init and not has_begun(task.run):
         start_from(model, load_run(Path(config.init))[1], config.method)
-    if rank_zero_only.rank == 0:
+    if is_first_process():
         prepare(task.run, config, sum(p.numel() for p in model.parameters()), resume=arguments.resume)
         data.keep(task.run)
     fabric = make_fabric(config)

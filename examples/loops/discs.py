@@ -1,6 +1,7 @@
 """What the four loops share: discs to find, a model with two encoders, its losses and its optimiser."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
@@ -39,7 +40,7 @@ def build(seed: int = 0) -> tuple[DualEncoderUNet, torch.nn.Module, RelationLoss
     return model, smp.losses.DiceLoss("binary"), RelationLoss(GaussianRampUp(STEPS), reduction="row_mean")
 
 
-def make_optimizer(parameters: Iterator[torch.nn.Parameter] | list[dict]) -> torch.optim.Optimizer:
+def make_optimizer(parameters: Iterator[torch.nn.Parameter] | list[dict[str, Any]]) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
 
 

@@ -1,8 +1,12 @@
 """The training loop in Lightning Fabric: devices, processes and precision are its arguments (here one device)."""
 
 # --8<-- [start:train]
+from collections.abc import Iterable
+from typing import cast
+
 from discs import batches, build, make_optimizer, show
 from lightning_fabric import Fabric
+from torch import Tensor
 
 
 def train(seed: int = 0, accelerator: str = "auto") -> list[float]:
@@ -13,7 +17,8 @@ def train(seed: int = 0, accelerator: str = "auto") -> list[float]:
     model, optimizer = fabric.setup(model, make_optimizer(model.parameters()))
     relation.to(fabric.device)
     losses = []
-    for batch in fabric.setup_dataloaders(batches()):
+    loader = cast(Iterable[dict[str, Tensor]], fabric.setup_dataloaders(batches()))
+    for batch in loader:
         out = model(batch["image"], source=batch["source"])
         loss = segmentation(out.logits, batch["mask"]) + relation(out)
         optimizer.zero_grad()

@@ -1,6 +1,8 @@
 """The training loop in Lightning: `RelConsModule` and its `Trainer`."""
 
 # --8<-- [start:train]
+from typing import Any
+
 from discs import batches, build, make_optimizer, show
 from pytorch_lightning import Callback, LightningModule, Trainer
 
@@ -14,7 +16,7 @@ class Losses(Callback):
         self.values: list[float] = []
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: dict, batch: dict, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.values.append(outputs["loss"].item())
 

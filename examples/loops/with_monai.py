@@ -1,16 +1,19 @@
 """The training loop in MONAI's SupervisedTrainer: `prepare_batch` hands the source images to the model."""
 
 # --8<-- [start:train]
+from typing import Any
+
 import torch
 from discs import batches, build, make_optimizer, show
 from ignite.engine import Engine
-from monai.engines import IterationEvents, SupervisedTrainer
+from monai.engines.trainer import SupervisedTrainer
+from monai.engines.utils import IterationEvents
 from torch import Tensor
 
 
 def prepare_batch(
     batch: dict[str, Tensor], device: torch.device, non_blocking: bool, **kwargs: object
-) -> tuple[Tensor, Tensor, tuple, dict[str, Tensor]]:
+) -> tuple[Tensor, Tensor, tuple[()], dict[str, Tensor]]:
     """What SupervisedTrainer passes on: input, target, and further arguments of the model."""
     image, mask, source = (batch[name].to(device, non_blocking=non_blocking) for name in ("image", "mask", "source"))
     return image, mask, (), {"source": source}
@@ -37,7 +40,8 @@ def train(seed: int = 0, device: str = "cpu") -> list[float]:
 
     @trainer.on(IterationEvents.MODEL_COMPLETED)
     def keep(engine: Engine) -> None:
-        losses.append(engine.state.output["loss"].item())
+        output: Any = engine.state.output
+        losses.append(output["loss"].item())
 
     trainer.run()
     return losses

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from covidct.errors import InputError
+from covidct.parallel import is_first_process
 from covidct.results import wing_of
 from covidct.run.config import Config, differences, read_config
 from covidct.run.folder import check_output, free_run, newest_run, run_name
@@ -67,7 +67,7 @@ class Task:
 def resolve(arguments: Arguments) -> Task:
     """Config and run folder of `arguments`; a resumed run keeps its config. InputError if they make no sense."""
     # Further processes of the same run come after the first has made the folder.
-    if arguments.output is not None and rank_zero_only.rank == 0:
+    if arguments.output is not None and is_first_process():
         check_output(arguments.output, resume=arguments.resume)
     if arguments.resume and arguments.output is not None:
         if not arguments.output.is_dir():

@@ -17,6 +17,14 @@ T = TypeVar("T")
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
+def is_first_process() -> bool:
+    """Whether this is the first of a run's processes: Fabric starts the script again for every further GPU."""
+    # Here and not above: processes that only read volumes need none of it.
+    from lightning_fabric.utilities.rank_zero import rank_zero_only
+
+    return bool(getattr(rank_zero_only, "rank", 0) == 0)
+
+
 def in_processes(call: Callable[..., T], tasks: Sequence[tuple[Any, ...]], workers: int) -> Iterator[tuple[str, T]]:
     """(name of the task's case, call(*task)) for every task, as they are done, by `workers` processes."""
     spawn = multiprocessing.get_context("spawn")

@@ -291,6 +291,6 @@ def _read_mask(file: VolumeFile, lesion: tuple[int, ...] | None = None) -> tuple
     return mask, tuple(sorted(labels))
 
 
-def _rounded(values: NDArray[np.generic]) -> NDArray[np.generic]:
+def _rounded(values: NDArray[Any]) -> NDArray[Any]:
     """`values` to a thousandth: a header's scaling leaves 0.99999994 of a 1."""
     return np.round(values, 3) if values.dtype.kind == "f" else values

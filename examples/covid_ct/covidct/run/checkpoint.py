@@ -40,7 +40,8 @@ def load_checkpoint(run: Path) -> dict[str, Any] | None:
         return None
     path = run / CHECKPOINT
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return state
     except Exception as error:
         # torch.load raises RuntimeError, UnpicklingError, EOFError, KeyError and more for damaged files.
         raise InputError(

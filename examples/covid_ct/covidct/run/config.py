@@ -14,6 +14,7 @@ from covidct.errors import InputError
 from covidct.files import faults_of, read_json
 from covidct.run.precision import PRECISIONS
 from covidct.sets.splits import FOLDS
+from relcons.functional import Reduction
 
 # What presets share: those of minutes or hours, and the paper's.
 SHORT: dict[str, Any] = {"resize": False, "flips": False, "log_every": 10, "checkpoint_every": 100, "workers": 1}
@@ -96,7 +97,7 @@ class Config:
     clip: Positive = 12.0
     poly: NotNegative = 0.9
     oversample_foreground: Share = 0.33
-    relation_reduction: Annotated[str, _one_of("sum", "row_mean", "mean")] = "row_mean"
+    relation_reduction: Reduction = "row_mean"
     relation_peak: float = 0.1
     relation_power: Positive = 1.0
     strides: tuple[tuple[Count, ...], ...] = ()

@@ -1,10 +1,17 @@
 """Number formats: which one a machine really computes in, and Lightning Fabric's names for them."""
 
+from collections.abc import Mapping
+from typing import Literal
+
 import torch
 
 from covidct.errors import InputError
 
-FABRIC_PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+FABRIC_PRECISION: Mapping[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "32": "32-true",
+    "bf16": "bf16-mixed",
+    "16": "16-mixed",
+}
 PRECISIONS = tuple(FABRIC_PRECISION)
 AUTOCAST = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
 
@@ -43,5 +50,5 @@ def processor_has_bf16() -> bool:
     PyTorch's own `_is_mkldnn_bf16_supported` is also true where bf16 is emulated and slower than 32 bits.
     """
     # Absent before PyTorch 2.10: 32 bits are then the safe choice.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

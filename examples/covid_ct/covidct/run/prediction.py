@@ -26,7 +26,8 @@ def device_of(model: nn.Module) -> torch.device:
 
 def binarise(probability: Map, threshold: float = 0.5) -> Mask:
     """The mask of a probability map: strictly above the threshold."""
-    return np.asarray(probability) > threshold
+    mask: Mask = np.greater(probability, threshold)
+    return mask
 
 
 def probabilities(

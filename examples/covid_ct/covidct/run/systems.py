@@ -70,7 +70,7 @@ def build_model(config: Config) -> nn.Module:
     chosen = system(config.method)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        net = plain_unet(
+        net: nn.Module = plain_unet(
             config.features_per_stage, axes=config.axes, strides=config.strides, kernel_sizes=config.kernel_sizes
         )
         if not chosen.dual:
@@ -92,7 +92,7 @@ def start_from(model: nn.Module, trained: nn.Module, method: str) -> None:
     taken = {name: value for name, value in trained.state_dict().items() if ".seg_layers." not in name}
     into = model
     if isinstance(model, DualEncoderUNet):
-        into, taken = model.general_encoder, dict(trained.encoder.state_dict())
+        into, taken = model.general_encoder, dict(trained.get_submodule("encoder").state_dict())
     present = {name: value.shape for name, value in into.state_dict().items() if ".seg_layers." not in name}
     if present != {name: value.shape for name, value in taken.items()}:
         raise InputError(
@@ -122,10 +122,19 @@ def trained_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     if isinstance(model, DualEncoderUNet):
         groups = {group["name"]: list(group["params"]) for group in model.parameter_groups()}
     else:
-        encoder = list(model.encoder.parameters())
+        encoder = list(model.get_submodule("encoder").parameters())
         known = {id(parameter) for parameter in encoder}
         # The decoder of dynamic-network-architectures keeps a reference to the encoder.
         rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
         groups = {"target": encoder, "decoder": rest}
     trained = {name: [p for p in parameters if p.requires_grad] for name, parameters in groups.items()}
     return {name: parameters for name, parameters in trained.items() if parameters}
+
+
+def clip_sets(model: nn.Module, groups: dict[str, list[nn.Parameter]]) -> list[list[str]]:
+    """Names of the `groups` of `trained_groups` whose gradients are clipped together; a single network's all are."""
+    if not isinstance(model, DualEncoderUNet):
+        return [list(groups)]
+    sets = [{id(parameter) for parameter in parameters} for parameters in model.clip_sets()]
+    named = [[name for name, parameters in groups.items() if id(parameters[0]) in joined] for joined in sets]
+    return [names for names in named if names]

@@ -108,8 +108,9 @@ def predict_slice(
 ) -> NDArray[np.float32]:
     """`predict_probability` as `config` says; InputError, naming the picture, if the output is not finite."""
     precision = inference_precision(config.precision, device_of(model))
+    height, width = config.size
     probability = predict_probability(
-        model, image, size=config.size, resize=config.resize, flips=flips, precision=precision
+        model, image, size=(height, width), resize=config.resize, flips=flips, precision=precision
     )
     check_finite(probability, name, config.precision)
     return probability

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -94,7 +95,6 @@ def _slide(image: Tensor, size: tuple[int, int], predictor: Callable[[Tensor], T
     # Here and not above: MONAI takes seconds to import, and presets that resize never need it.
     from monai.inferers.utils import sliding_window_inference
 
-    result: Tensor = sliding_window_inference(
-        image, size, sw_batch_size=1, predictor=predictor, overlap=0.5, mode="gaussian"
-    )
-    return result
+    found = sliding_window_inference(image, size, sw_batch_size=1, predictor=predictor, overlap=0.5, mode="gaussian")
+    # Of a predictor that gives one tensor; of several MONAI gives several.
+    return cast(Tensor, found)

@@ -26,7 +26,7 @@ def write_grey(path: Path, image: NDArray[np.float32]) -> None:
 
 def read_grey(path: Path, box: tuple[slice, ...] = ()) -> NDArray[np.float32]:
     """What `write_grey` wrote, float32, whole or the part in `box`."""
-    result: NDArray[np.float32] = read_array(path, box) / np.float32(STEPS)
+    result: NDArray[np.float32] = np.divide(read_array(path, box), np.float32(STEPS), dtype=np.float32)
     return result
 
 

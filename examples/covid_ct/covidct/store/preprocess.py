@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,7 +161,8 @@ def resample_image(image: Floats, spacing: Spacing, target: Spacing) -> Floats:
     if shape == image.shape:
         return image
     result = _resample(image, shape, _orders(3, spacing, target))
-    return np.clip(result, image.min(), image.max(), out=result)
+    result.clip(image.min(), image.max(), out=result)
+    return result
 
 
 def resample_mask(mask: NDArray[np.bool_], spacing: Spacing, target: Spacing) -> NDArray[np.bool_]:
@@ -201,8 +202,8 @@ def _resample(
     values: NDArray[np.generic],
     shape: Sequence[int],
     orders: tuple[int, int, int],
-    finish: Callable[[Floats], NDArray[np.generic]] = lambda values: values,
-) -> NDArray[np.generic]:
+    finish: Callable[[Floats], NDArray[Any]] = lambda values: values,
+) -> NDArray[Any]:
     """Sections first, then along z in blocks of columns; `finish` is applied to each block of the result."""
     along_z, along_y, along_x = (_weights(n, m, k) for n, m, k in zip(values.shape, shape, orders, strict=True))
     between = np.empty((values.shape[0], *shape[1:]), dtype=np.float32)

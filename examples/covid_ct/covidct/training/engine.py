@@ -18,7 +18,7 @@ from covidct.run.checkpoint import CHECKPOINT, METRICS, cut_metrics, load_checkp
 from covidct.run.config import Config
 from covidct.run.precision import FABRIC_PRECISION
 from covidct.run.results import without_nan
-from covidct.run.systems import build_relation_loss, system, trained_groups
+from covidct.run.systems import build_relation_loss, clip_sets, system, trained_groups
 from covidct.training.batches import numbered_loader
 from covidct.training.relation_probe import RelationProbe, effective_rank
 from covidct.training.segmentation_loss import segmentation_loss
@@ -31,10 +31,11 @@ def make_fabric(config: Config) -> Fabric:
 
     Under torchrun the processes that it started; `fabric run` says for itself what it wants.
     """
-    devices, nodes = "auto", 1
+    devices: int | str = "auto"
+    nodes = 1
     if torch.distributed.is_torchelastic_launched() and "LT_DEVICES" not in os.environ:
-        devices = int(os.environ["LOCAL_WORLD_SIZE"])
-        nodes = int(os.environ["WORLD_SIZE"]) // devices
+        devices = local = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // local
     return Fabric(accelerator="auto", devices=devices, num_nodes=nodes, precision=FABRIC_PRECISION[config.precision])
 
 
@@ -57,6 +58,7 @@ class Trainer:
         self.layout = memory_layout(config.axes, fabric.device)
         model.to(memory_format=self.layout)
         self.groups = trained_groups(model)
+        self.clip_sets = clip_sets(model, self.groups)
         optimizer = torch.optim.SGD(
             [{"params": parameters, "name": name} for name, parameters in self.groups.items()],
             lr=config.learning_rate,
@@ -127,20 +129,18 @@ class Trainer:
     def _clip(self) -> dict[str, Tensor]:
         """Clip the gradients and return the norms before it.
 
-        The general encoder is one set, target encoder and decoder the other: sets that the same losses reach, so
-        that relation gradients cannot rescale the segmentation's.
+        Sets that the same losses reach are clipped apart (`clip_sets`), so that relation gradients cannot rescale the
+        segmentation's.
         """
         self.fabric.strategy.precision.unscale_gradients(self.optimizer.optimizer)
         norms = {
             name: torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             for name, parameters in self.groups.items()
         }
-        for names in (("general",), ("target", "decoder")):
-            parts = [name for name in names if name in norms]
-            if parts:
-                joint = torch.stack([norms[name] for name in parts]).norm()
-                parameters = [p for name in parts for p in self.groups[name]]
-                torch.nn.utils.clip_grads_with_norm_(parameters, self.config.clip, joint)
+        for names in self.clip_sets:
+            joint = torch.stack([norms[name] for name in names]).norm()
+            parameters = [p for name in names for p in self.groups[name]]
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.clip, joint)
         return norms
 
     def _readable(self, values: dict[str, Any]) -> dict[str, float | None]:
@@ -161,7 +161,8 @@ class Trainer:
 
     def _batches(self, stream: str) -> Iterator[dict[str, Tensor]]:
         loader = self._loader(stream, first_step=self.step, steps=self.config.steps, augment=True)
-        for batch in self.fabric.setup_dataloaders(loader, use_distributed_sampler=False):
+        batches: Any = self.fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+        for batch in batches:
             # Not `contiguous`, which takes one channel to be in every layout and leaves its strides.
             yield {name: tensor.to(memory_format=self.layout) for name, tensor in batch.items()}
 
@@ -176,15 +177,15 @@ class Trainer:
     def _probe(self) -> RelationProbe | None:
         if not (self.system.dual and self.fabric.is_global_zero):
             return None
-        images, source = (
-            next(iter(self._loader(stream, first_step=0, steps=1, augment=False)))["image"] if there else None
-            for stream, there in (("probe", True), ("probe-source", bool(self.data.source)))
-        )
-        device = self.fabric.device
-        probe = RelationProbe(self.run / "relations", images.to(device), None if source is None else source.to(device))
+        source = self._first_images("probe-source") if self.data.source else None
+        probe = RelationProbe(self.run / "relations", self._first_images("probe"), source)
         if self.step == 0:
             probe.write(self.module, 0)
         return probe
+
+    def _first_images(self, stream: str) -> Tensor:
+        images: Tensor = next(iter(self._loader(stream, first_step=0, steps=1, augment=False)))["image"]
+        return images.to(self.fabric.device)
 
     def _is_due(self, every: int) -> bool:
         return self.fabric.is_global_zero and (self.step % every == 0 or self.step == self.config.steps)

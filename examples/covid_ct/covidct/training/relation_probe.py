@@ -4,10 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from covidct.files import replacing
-from relcons import DualEncoderUNet
 from relcons.functional import relation_matrix
 
 
@@ -22,8 +21,8 @@ class RelationProbe:
         self.images, self.source = images, source
 
     @torch.no_grad()
-    def write(self, model: DualEncoderUNet, step: int) -> None:
-        """Write `step_XXXXXX.npz`; the model's mode is restored."""
+    def write(self, model: nn.Module, step: int) -> None:
+        """Write `step_XXXXXX.npz` of a dual model, whose mode is restored."""
         training = model.training
         output = model.eval()(self.images, source=self.source, features=True)
         model.train(training)
@@ -33,7 +32,7 @@ class RelationProbe:
         matrices = {name: relation_matrix(features).cpu().numpy() for name, features in maps.items()}
         self.folder.mkdir(exist_ok=True)
         with replacing(self.folder / f"step_{step:06d}.npz") as temporary:
-            np.savez(temporary, **matrices)
+            np.savez(temporary, allow_pickle=False, **matrices)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import chain, combinations
+from typing import cast
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ def predict_volume(
     elif body:
         box = body_box(image, tissue)
     else:
-        box = tuple(slice(0, length) for length in image.shape)
+        box = _whole(image)
     result = np.zeros(image.shape, dtype=np.float32)
     if box is None:
         return result
@@ -98,7 +99,7 @@ def body_box(image: Volume3, tissue: float | None = None) -> Box:
         tissue = float(np.percentile(cells, (1, 99)).mean())
     pieces, count = ndimage.label(ndimage.binary_opening(cells > tissue, CROSS))
     if count == 0:
-        return tuple(slice(0, length) for length in image.shape)
+        return _whole(image)
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     found = ndimage.find_objects(pieces)[int(sizes.argmax()) - 1]
@@ -169,10 +170,16 @@ def _slide(
     values = torch.from_numpy(image)[None, None]
     if home.type == "cuda":
         values = values.contiguous().pin_memory().to(home, non_blocking=True)
-    found: Tensor = sliding_window_inference(
+    found = sliding_window_inference(
         values, patch_size, 1, predictor, overlap=overlap, mode="gaussian", sw_device=device, device=home
     )
-    return found[0, 0].cpu().numpy()
+    # Of a predictor that gives one tensor; of several MONAI gives several.
+    return cast(Tensor, found)[0, 0].cpu().numpy()
+
+
+def _whole(image: Volume3) -> Box:
+    z, y, x = (slice(0, length) for length in image.shape)
+    return z, y, x
 
 
 def _fits(image: Volume3, device: torch.device) -> bool:

@@ -89,7 +89,7 @@ def millilitres(mask: Mask, spacing: tuple[float, float, float]) -> float:
 def _monai_surface_dice(truth: Mask, predicted: Mask, spacing: tuple[float, float, float], tolerance: float) -> float:
     # Here and not above: MONAI takes seconds to import.
     import torch
-    from monai.metrics import compute_surface_dice
+    from monai.metrics.surface_dice import compute_surface_dice
 
     with warnings.catch_warnings():
         # MONAI 1.5 and 1.6 pass themselves an argument that they have deprecated.
