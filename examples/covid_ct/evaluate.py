@@ -1,12 +1,12 @@
 """Scores of trained runs on their own test slices or volumes: metrics.json of each, and a table."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tyro
-from covidct.errors import InputError, exit_on_input_error
+from covidct.errors import InputError, exit_on_input_error, print_error
 from covidct.progress import stages_shown
 from covidct.results import wing_of
 from covidct.run.checkpoint import WEIGHTS, load_run
@@ -28,18 +28,38 @@ def main() -> None:
     runs = list({run.resolve(): run for run in asked.runs}.values())
     if not runs:
         raise InputError("no RUN was given; name the run folders to evaluate")
-    configs = {run: read_config(run / "config.json") for run in runs}
+    configs, refused = _usable(runs)
     wing = _wing_of_all(configs)
     if asked.data is None:
         with stages_shown(Console(stderr=True)) as stages:
             for config in configs.values():
                 wing.make_phantoms(config, stages, training=False)
-    for run in runs:
-        _check_run(run)
     if asked.folds:
         check_folds(list(configs.items()))
-    if wing.evaluate(configs, asked, console):
+    failures = wing.evaluate(configs, asked, console)
+    if refused:
+        console.print(f"{len(configs)} of {len(runs)} runs evaluated, {refused} not: see above", soft_wrap=True)
+    if failures or refused:
         sys.exit(2)
+
+
+def _usable(runs: Sequence[Path]) -> tuple[dict[Path, Config], int]:
+    """The configs of the runs that can be scored, and how many cannot; these get a line. InputError if all cannot."""
+    found: dict[Path, Config] = {}
+    faults: list[InputError] = []
+    for run in runs:
+        try:
+            config = read_config(run / "config.json")
+            _check_run(run)
+        except InputError as error:
+            faults.append(error)
+        else:
+            found[run] = config
+    if not found:
+        raise faults[0]
+    for fault in faults:
+        print_error(fault)
+    return found, len(faults)
 
 
 def _wing_of_all(configs: Mapping[Path, Config]) -> Wing[Any]:

@@ -14,8 +14,9 @@ def main() -> None:
     asked = tyro.cli(Prediction, config=(tyro.conf.FlagCreatePairsOff,))
     config = read_config(asked.run / "config.json")
     failures, total, what = wing_of(config.dataset).predict(asked)
+    others = f", {failures} not: see above" if failures else ""
     Console(markup=False, highlight=False).print(
-        f"{total - failures} of {total} {what} written to {asked.output}", soft_wrap=True
+        f"{total - failures} of {total} {what} written to {asked.output}{others}", soft_wrap=True
     )
     if failures:
         sys.exit(2)

@@ -136,12 +136,20 @@ def test_folds_that_do_not_fit_are_refused_before_computing(call, make_run, chan
     assert not (runs[0] / "metrics.json").exists()
 
 
-def test_unfinished_run_is_refused_before_the_others_are_computed(call, make_run):
-    runs = [make_run("one"), make_run("two", seed=1)]
+def test_an_unfinished_run_ends_nothing(call, make_run, capsys):
+    runs = [make_run("one"), make_run("two", seed=1), make_run("three", seed=2)]
     (runs[1] / "model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"model\.safetensors is missing: the training has not ended"):
+    (runs[2] / "config.json").write_text("{")
+    with pytest.raises(SystemExit) as stop:
         call(*runs)
-    assert not (runs[0] / "metrics.json").exists()
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert "model.safetensors is missing: the training has not ended" in captured.err
+    assert "three/config.json is damaged: it is not JSON" in captured.err
+    assert "1 of 3 runs evaluated, 2 not: see above" in captured.out
+    assert (runs[0] / "metrics.json").exists()
+    with pytest.raises(InputError, match=r"model\.safetensors is missing: the training has not ended"):
+        call(runs[1])
 
 
 def test_no_run_is_refused(call):

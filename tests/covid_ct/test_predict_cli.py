@@ -1,3 +1,6 @@
+import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -104,11 +107,20 @@ def test_a_file_named_twice_is_predicted_once(call, run, pictures, tmp_path, cap
     assert "3 of 3" in capsys.readouterr().out
 
 
-def test_old_masks_are_replaced(call, run, pictures, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "a.png").write_bytes(b"old")
-    call(run, pictures / "a.png", "--output", tmp_path / "out")
-    assert pixels(tmp_path / "out" / "a.png").shape == (40, 31)
+def test_masks_of_an_earlier_call_are_replaced_and_nobody_elses(call, run, pictures, tmp_path, capsys):
+    out = tmp_path / "out"
+    call(run, pictures, "--output", out)
+    whole = (out / "a.png").read_bytes()
+    Image.new("L", (31, 40)).save(out / "b.png")  # ground truth, say
+    truth = (out / "b.png").read_bytes()
+    Image.fromarray(255 - pixels(pictures / "a.png")).save(pictures / "a.png")
+    stopped(call, run, pictures, "--output", out)
+    captured = capsys.readouterr()
+    assert "b.png is there, was not written by predict.py, and would be replaced; give another --output" in captured.err
+    assert "2 of 3 masks written" in captured.out
+    assert "1 not: see above" in captured.out
+    assert (out / "b.png").read_bytes() == truth
+    assert (out / "a.png").read_bytes() != whole
 
 
 def refused(call, message, *arguments):
@@ -116,34 +128,119 @@ def refused(call, message, *arguments):
         call(*arguments)
 
 
-def test_equal_stems_are_refused_before_anything_is_computed(call, run, pictures, tmp_path):
-    other = tmp_path / "other"
-    other.mkdir()
-    Image.fromarray(pixels(pictures / "a.png")).save(other / "a.jpg")
+def stopped(call, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        call(*arguments)
+    assert stop.value.code == 2
+
+
+def test_of_equal_stems_the_first_is_written(call, run, pictures, tmp_path, capsys):
+    Image.fromarray(255 - pixels(pictures / "a.png")).save(pictures / "a.jpg")
     out = tmp_path / "out"
-    refused(call, r"a\.png and .*a\.jpg would both be written to .*out/a\.png", run, pictures, other, "--output", out)
-    assert not out.exists()
+    stopped(call, run, pictures, "--output", out)
+    captured = capsys.readouterr()
+    assert re.search(r"a\.jpg and .*a\.png would both be written to .*out/a\.png; rename one", captured.err)
+    assert "3 of 4 masks written" in captured.out
+    assert names(out) == ["a.png", "b.png", "c.png"]
 
 
-def test_mask_and_probability_of_one_name_are_refused(call, run, pictures, tmp_path):
+def test_mask_and_probability_of_one_name_are_refused(call, run, pictures, tmp_path, capsys):
     Image.fromarray(pixels(pictures / "a.png")).save(pictures / "a_probability.png")
     arguments = (run, pictures, "--output", tmp_path / "out")
-    refused(call, r"both be written to .*a_probability\.png", *arguments, "--probabilities")
-    call(*arguments)
-    assert "a_probability.png" in names(tmp_path / "out")
+    stopped(call, *arguments, "--probabilities")
+    captured = capsys.readouterr()
+    assert re.search(r"a\.png and .*a_probability\.png would both be written to .*a_probability\.png", captured.err)
+    assert "3 of 4 masks written" in captured.out
+    with Image.open(tmp_path / "out" / "a_probability.png") as probability:
+        assert probability.mode == "I;16"
+    call(run, pictures, "--output", tmp_path / "masks")
+    assert "a_probability.png" in names(tmp_path / "masks")
 
 
 def test_inputs_are_not_overwritten(call, run, pictures, monkeypatch):
     before = (pictures / "a.png").read_bytes()
     monkeypatch.chdir(pictures)
-    refused(call, r"a\.png lies beside the inputs and would be replaced", run, pictures / "a.png", "--output", ".")
+    refused(call, r"a\.png is the input .* and would be replaced", run, pictures / "a.png", "--output", ".")
     assert (pictures / "a.png").read_bytes() == before
     # Another file of that folder, as a mask that lies there, is kept, too; a name that is free is taken.
     Image.new("L", (50, 20)).save(pictures / "b.png")
-    refused(call, r"b\.png lies beside the inputs", run, pictures / "b.jpg", "--output", pictures)
+    refused(call, r"b\.png is there, was not written by", run, pictures / "b.jpg", "--output", pictures)
     (pictures / "b.png").unlink()
     call(run, pictures / "b.jpg", "--output", pictures)
     assert pixels(pictures / "b.png").shape == (20, 50)
+
+
+def test_a_link_to_an_input_is_an_input(call, run, pictures, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.png").symlink_to(pictures / "a.png")
+    before = (pictures / "a.png").read_bytes()
+    refused(
+        call,
+        r"out/a\.png is the input .*pictures/a\.png and would be replaced",
+        run,
+        pictures / "a.png",
+        "--output",
+        out,
+    )
+    assert (out / "a.png").is_symlink()
+    assert (pictures / "a.png").read_bytes() == before
+    (tmp_path / "same").symlink_to(pictures)
+    refused(call, "would be replaced", run, pictures / "a.png", "--output", tmp_path / "same")
+    assert (pictures / "a.png").read_bytes() == before
+
+
+def test_two_links_to_one_picture_are_two_inputs(call, run, pictures, tmp_path, capsys):
+    """git-annex, DVC and the hub's cache lay links to contents that are named by their checksums."""
+    links = tmp_path / "links"
+    links.mkdir()
+    for name in ("first", "second"):
+        (links / f"{name}.png").symlink_to(pictures / "a.png")
+    call(run, links, links / ".." / "links" / "first.png", "--output", tmp_path / "out")
+    assert "2 of 2 masks written" in capsys.readouterr().out
+    assert names(tmp_path / "out") == ["first.png", "second.png"]
+
+
+def test_a_batch_goes_on(call, run, pictures, tmp_path, capsys):
+    out = tmp_path / "out"
+    (out / "c.png").mkdir(parents=True)
+    os.mkfifo(pictures / "pipe.png")
+    (pictures / "loop.png").symlink_to("loop.png")
+    (pictures / "gone.png").symlink_to("nowhere.png")
+    Image.fromarray(pixels(pictures / "a.png")).save(pictures / f"{'n' * 250}.png")
+    Image.fromarray(pixels(pictures / "a.png")).save(os.fsencode(pictures) + b"/\xff.png")
+    (tmp_path / "empty").mkdir()
+    stopped(call, run, tmp_path / "empty", pictures, pictures / "notes.txt", tmp_path / "absent.png", "--output", out)
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    for what in (
+        r"empty holds no PNG or JPG",
+        r"out/c\.png cannot be written; a folder stands in its place",
+        r"pipe\.png is a named pipe",
+        r"loop\.png is a link that leads back to itself",
+        r"gone\.png is a link to nowhere\.png, which is missing",
+        r"n{250}\.png cannot be written \(File name too long\); shorten the name",
+        r"\\udcff\.png: the name is not UTF-8",
+        r"notes\.txt is not a picture by its name",
+        r"absent\.png is missing",
+    ):
+        assert sum(re.search(what, line) is not None for line in lines) == 1, what
+    assert len(lines) == 9
+    assert all(line.startswith("error: ") for line in lines)
+    assert "2 of 11 masks written" in captured.out
+    assert names(out) == ["a.png", "b.png", "c.png"]
+
+
+def test_leftovers_of_killed_calls_are_cleared(call, run, pictures, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    dead = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    dead.send_signal(signal.SIGKILL)
+    dead.communicate()
+    for process in (dead.pid, os.getppid()):
+        (out / f".a.png.{process}-0123abcd.png").write_bytes(b"half")
+    call(run, pictures / "a.png", "--output", out)
+    assert names(out) == [f".a.png.{os.getppid()}-0123abcd.png", "a.png"]  # of a process that still runs
 
 
 def test_folder_without_pictures_is_refused(call, run, tmp_path):
@@ -165,13 +262,16 @@ def test_folder_that_is_no_run_is_refused(call, pictures, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_full_disk_leaves_no_half_mask(call, run, pictures, tmp_path, monkeypatch):
+def test_full_disk_leaves_no_half_mask(call, run, pictures, tmp_path, monkeypatch, capsys):
     def full(picture, path, **_):
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    refused(call, r"a\.png cannot be written \(No space left", run, pictures, "--output", tmp_path / "out")
+    stopped(call, run, pictures, "--output", tmp_path / "out")
+    captured = capsys.readouterr()
+    assert re.search(r"a\.png cannot be written \(No space left on device\); free space there", captured.err)
+    assert "0 of 3 masks written" in captured.out
     assert names(tmp_path / "out") == []
 
 

@@ -4,6 +4,7 @@ import errno
 import glob
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -90,9 +91,22 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_parts(path: Path) -> None:
-    """Remove what processes that were killed in `replacing(path)` have left beside it."""
+    """Remove what processes that were killed in `replacing(path)` have left beside it; not what one still writes."""
     for part in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        part.unlink()
+        maker = re.match(r"(\d+)-", part.name.removeprefix(f".{path.name}."))
+        if maker is None or not is_running(int(maker[1])):
+            part.unlink(missing_ok=True)
+
+
+def is_running(process: int) -> bool:
+    """Whether a process of that number runs on this machine."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @contextmanager

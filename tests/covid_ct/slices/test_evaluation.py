@@ -56,8 +56,8 @@ def empty_mask(item):
 
 def evaluate(model, slices, config, output, *, flips=False, progress=None):
     """Scores and files as a run has them; the means."""
-    scored = score_slices(model, slices, config, flips=flips, progress=progress)
-    write_metrics(output, scored, config, flips=flips)
+    scored, failed = score_slices(model, slices, config, flips=flips, progress=progress)
+    write_metrics(output, scored, failed, config, flips=flips)
     return summarise([item.result for item in scored])
 
 
@@ -140,17 +140,23 @@ def test_no_slices_are_refused(config, output):
     assert list(output.iterdir()) == []
 
 
-def test_slice_without_mask_is_refused(slices, config, output):
+def test_slices_that_cannot_be_scored_are_told_and_the_others_done(slices, config, output):
+    slices[0].path.write_bytes(b"no picture")
     bare = replace(slices[1], mask_path=None)
-    with pytest.raises(InputError, match=r"b\.png has no mask"):
-        evaluate(Bright(), [slices[0], bare], config, output)
-    assert list(output.iterdir()) == []
+    summary = evaluate(Bright(), [slices[0], bare, slices[2]], config, output)
+    assert summary["at_0.5"]["dice"] == 1
+    metrics = read_metrics(output)
+    assert [image.name for image in metrics.images] == ["c"]
+    assert [item.name for item in metrics.failed] == ["a", "b"]
+    assert "a.png cannot be read" in metrics.failed[0].message
+    assert "b.png has no mask" in metrics.failed[1].message
 
 
-def test_diverged_model_is_named(slices, config, output):
-    with pytest.raises(InputError, match=r"a\.png: the network's output is NaN; the training has diverged"):
-        evaluate(Bright(gain=float("nan")), slices, config, output)
-    assert list(output.iterdir()) == []
+def test_diverged_model_is_named(slices, config):
+    scored, failed = score_slices(Bright(gain=float("nan")), slices, config)
+    assert scored == []
+    for item in failed:
+        assert f"{item.name}.png: the network's output is NaN; the training has diverged" in item.message
 
 
 def test_full_disk_leaves_the_old_results(slices, config, output, monkeypatch):

@@ -67,7 +67,7 @@ def slices(tmp_path, write_pair):
 
 
 def evaluate(model, slices, config, run):
-    write_metrics(run, score_slices(model, slices, config), config, flips=False)
+    write_metrics(run, *score_slices(model, slices, config), config, flips=False)
 
 
 def test_predictions_show_best_to_worst(run, drawn, config, slices):

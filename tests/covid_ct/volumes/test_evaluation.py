@@ -346,7 +346,7 @@ def test_the_picture_takes_the_mask_that_was_scored(make_run, cases, monkeypatch
     np.testing.assert_array_equal(given.affine, kept.affine)
     np.testing.assert_array_equal(np.asarray(given.dataobj) > -200, np.asarray(kept.dataobj))
     (run / "evaluation" / "c.nii.gz").unlink()
-    (run / "evaluation" / ".c.nii.gz.1-0.nii.gz").touch()
+    (run / "evaluation" / ".c.nii.gz.99999999-0.nii.gz").touch()
     wing.score(run, config, Bright(), data, Console(file=io.StringIO()))
     assert len(counted) == 4
     assert sorted(path.name for path in (run / "evaluation").iterdir()) == sorted(
@@ -442,6 +442,7 @@ def test_slices_and_volumes_together_are_refused(make_run, tmp_path, monkeypatch
     slices.mkdir()
     config = Config("phantom", "", (), "unet", "demo", fold=0, seed=0, **PRESETS["demo"])
     (slices / "config.json").write_text(config.to_json())
+    (slices / "model.safetensors").touch()
     monkeypatch.setattr(sys, "argv", ["evaluate.py", str(run), str(slices)])
     with pytest.raises(InputError, match=r"one is a run on volumes and .*slices one on slices; evaluate them apart"):
         evaluate.main()

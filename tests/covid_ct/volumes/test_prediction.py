@@ -1,5 +1,7 @@
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import predict
 import pytest
+import SimpleITK as sitk
 import torch
 from covidct.errors import InputError
 from covidct.run.checkpoint import load_run, save_weights
@@ -375,12 +378,20 @@ def refused(call, message, *arguments):
         call(*arguments)
 
 
-def test_results_that_would_replace_something_are_refused(call, run, chest, save_volume, tmp_path):
+def stopped(call, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        call(*arguments)
+    assert stop.value.code == 2
+
+
+def test_results_that_would_replace_something_are_refused(call, run, chest, save_volume, tmp_path, capsys):
     path = save_volume(tmp_path / "a" / "case.nii.gz", chest()[0])
     other = save_volume(tmp_path / "b" / "case.nii", chest()[0])
-    refused(call, r"would both be written to .*out/case\.nii\.gz", run, path, other, "--output", tmp_path / "out")
+    stopped(call, run, path, other, "--output", tmp_path / "out")
+    captured = capsys.readouterr()
+    assert re.search(r"would both be written to .*out/case\.nii\.gz; rename one", captured.err)
+    assert "1 of 2 volumes written" in captured.out
     refused(call, r"case\.nii\.gz is an input and would be replaced", run, path, "--output", tmp_path / "a")
-    assert not (tmp_path / "out").exists()
     labels = save_volume(tmp_path / "labels" / "case.nii.gz", chest()[1])
     before = labels.read_bytes()
     refused(call, "was not written by predict.py, and would be replaced", run, path, "--output", labels.parent)
@@ -411,6 +422,70 @@ def test_a_ct_with_the_json_of_its_converter_is_not_replaced(call, run, chest, s
     converted.unlink()
     refused(call, r"series\.json is there, was not written by predict\.py, and would be replaced", *arguments)
     assert names(converted.parent) == ["series.json"]
+
+
+def test_names_come_from_the_path_as_given(chest, save_volume, tmp_path, monkeypatch):
+    """git-annex, DVC and the hub's cache lay links to contents that are named by their checksums."""
+    content = save_volume(tmp_path / "cache" / "K1" / "ct.nii.gz", chest()[0])
+    for name in ("a", "b"):
+        (tmp_path / "volumes").mkdir(exist_ok=True)
+        (tmp_path / "volumes" / f"{name}.nii.gz").symlink_to(content)
+    found, faults = prediction.volume_inputs(
+        [tmp_path / "volumes", tmp_path / "volumes" / ".." / "volumes" / "a.nii.gz"]
+    )
+    assert (list(found.values()), faults) == (["a", "b"], [])
+    case = tmp_path / "sub-01"
+    case.mkdir()
+    for name in ("sub-01", "lesion", "lung_left"):
+        key = save_volume(tmp_path / "cache" / f"{name}-KEY" / f"{name}-KEY.nii.gz", chest()[0])
+        (case / f"{name}.nii.gz").symlink_to(key)
+    found, _ = prediction.volume_inputs([case])
+    assert found == {case / "sub-01.nii.gz": "sub-01"}
+    for name in ("patient1", "patient2"):
+        (tmp_path / name).symlink_to(content.parent)
+    monkeypatch.chdir(tmp_path)
+    found, _ = prediction.volume_inputs([Path("patient1"), Path("patient2")])
+    assert list(found.values()) == ["patient1", "patient2"]
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+def test_voxels_beside_their_header_are_a_part_of_the_volume(call, run, chest, tmp_path, suffix):
+    image = sitk.GetImageFromArray(np.ascontiguousarray(chest()[0].T))
+    image.SetSpacing((2, 2, 3))
+    sitk.WriteImage(image, tmp_path / f"case{suffix}")
+    arguments = (run, tmp_path / f"case{suffix}", "--output", tmp_path / "out")
+    assert "was there already" not in call(*arguments)
+    assert "was there already" in call(*arguments)
+    raw = tmp_path / "case.raw"
+    raw.write_bytes(np.full(chest()[0].shape, -900, dtype=np.int16).tobytes()[:-2] + b"\0\0")
+    assert "was there already" not in call(*arguments)
+
+
+def test_a_batch_of_volumes_goes_on(call, run, chest, save_volume, tmp_path, capsys):
+    good = save_volume(tmp_path / "in" / "good.nii.gz", chest()[0])
+    shutil.copy(good, tmp_path / "in" / ".nii.gz")
+    (tmp_path / "in" / "notes.txt").write_text("")
+    (tmp_path / "in" / "loop.nii.gz").symlink_to("loop.nii.gz")
+    os.mkfifo(tmp_path / "in" / "pipe.nrrd")
+    save_volume(tmp_path / "in" / "old.nii.gz", chest()[0])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old.json").write_text("{}")
+    named = [tmp_path / "in" / name for name in (".nii.gz", "notes.txt")]
+    stopped(call, run, *named, tmp_path / "absent.mha", tmp_path / "in", "--output", tmp_path / "out")
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    for what in (
+        r"\.nii\.gz has no name before its suffix",
+        r"notes\.txt is no volume by its name",
+        r"absent\.mha is missing",
+        r"loop\.nii\.gz is a link that leads back to itself",
+        r"pipe\.nrrd is a named pipe",
+        r"old\.json is there, was not written by predict\.py",
+    ):
+        assert sum(re.search(what, line) is not None for line in lines) == 1, what
+    assert len(lines) == 6
+    assert "1 of 7 volumes written" in captured.out
+    assert (tmp_path / "out" / "good.nii.gz").is_file()
 
 
 def test_arguments_that_make_no_sense_are_refused(call, run, chest, save_volume, tmp_path):

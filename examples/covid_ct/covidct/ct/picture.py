@@ -70,13 +70,21 @@ def image_files(folder: Path) -> dict[str, Path]:
     there: a link that leads nowhere, or a named pipe, is refused by name where it is read.
     """
     found: dict[str, Path] = {}
-    for path in sorted(entries(folder), key=lambda path: natural_key(path.name)):
-        if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES or path.is_dir():
-            continue
+    for path in pictures_in(folder):
         if path.stem in found:
             raise InputError(f"{path} and {found[path.stem].name} have the same stem; remove one of them")
         found[path.stem] = path
     return found
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """What is called as a picture is, directly in `folder`, in natural order; see `image_files`."""
+    listed = sorted(entries(folder), key=lambda path: natural_key(path.name))
+    return [
+        path
+        for path in listed
+        if not path.name.startswith(".") and path.suffix.lower() in SUFFIXES and not path.is_dir()
+    ]
 
 
 def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:

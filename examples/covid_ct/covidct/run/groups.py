@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from covidct.errors import InputError
+from covidct.run.claims import given
 from covidct.run.config import Config, read_config
 from covidct.sets.splits import FOLDS
 
@@ -52,7 +53,7 @@ def key(config: Config) -> str:
 
 def names(runs: Sequence[Path]) -> dict[Path, str]:
     """The runs' folder names, or whole paths where those repeat."""
-    short = {run: run.resolve().name for run in runs}
+    short = {run: given(run).name for run in runs}
     return short if len(set(short.values())) == len(runs) else {run: str(run) for run in runs}
 
 

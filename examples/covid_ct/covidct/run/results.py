@@ -4,13 +4,17 @@ import csv
 import io
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from covidct.errors import InputError, print_error
 from covidct.files import write_text, writing
 from covidct.run.config import Config
+
+T = TypeVar("T")
 
 JSON, CSV = "metrics.json", "metrics.csv"
 # The sets that a run takes its source images from: [{"dataset": ..., ...}, ...].
@@ -20,6 +24,14 @@ NAMED = (
     *("dataset", "method", "preset", "fold", "split_seed", "seed", "steps"),
     *("relation_reduction", "relation_peak", "relation_power", "precision"),
 )
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An image that could not be evaluated, and why."""
+
+    name: str
+    message: str
 
 
 def heading(config: Config, data: Path | None = None) -> dict[str, Any]:
@@ -37,6 +49,25 @@ def write_tables(json_path: Path, content: Any, csv_path: Path, rows: Sequence[d
     with writing(f"{json_path.parent}: the results"):
         write_text(json_path, json.dumps(content, indent=2, allow_nan=False) + "\n")
         write_text(csv_path, text.getvalue())
+
+
+def each_run(runs: Mapping[Path, Config], look: Callable[[Path, Config], T]) -> tuple[dict[Path, T], int]:
+    """What `look` gives for every run, and how many it refuses: these get a line each, the others go on.
+
+    Raises InputError if it refuses all.
+    """
+    found: dict[Path, T] = {}
+    refused: list[InputError] = []
+    for run, config in runs.items():
+        try:
+            found[run] = look(run, config)
+        except InputError as error:
+            refused.append(error)
+    if not found:
+        raise refused[0]
+    for fault in refused:
+        print_error(fault)
+    return found, len(refused)
 
 
 def settings_line(config: Config) -> str:

@@ -1,7 +1,7 @@
 """Scoring a model on labelled slices: metrics.json and metrics.csv of a run."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ from covidct.files import read_json
 from covidct.run.config import Config
 from covidct.run.precision import inference_precision
 from covidct.run.prediction import binarise, check_finite, device_of
-from covidct.run.results import CSV, JSON, heading, write_tables
+from covidct.run.results import CSV, JSON, Failed, heading, write_tables
 from covidct.slices.inference import predict_probability
 from covidct.slices.metrics import MEASURES, PER_IMAGE, ImageScores, Scores, score_image, summarise
 
@@ -47,6 +47,7 @@ class Metrics:
 
     summary: dict[str, Scores]
     images: list[ImageMetrics]
+    failed: tuple[Failed, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def score_slices(
     *,
     flips: bool = False,
     progress: Progress | None = None,
-) -> list[ScoredSlice]:
-    """The scores of every slice, in order.
+) -> tuple[list[ScoredSlice], list[Failed]]:
+    """The scores of every slice, in order, and the slices that cannot be scored: the others are done.
 
     Args:
         model: runs where its parameters are; its mode is restored.
@@ -78,29 +79,37 @@ def score_slices(
         flips: test-time mirroring.
         progress: called with the share of all slices that is done, 0 to 1.
 
-    Raises InputError if there are no slices, one has no mask or cannot be read, or the output is not finite.
+    A slice fails if it has no mask or cannot be read, or if the output is not finite.
+
+    Raises InputError if there are no slices.
     """
     if not slices:
         raise InputError("there are no slices to evaluate; check the data folder and the fold")
-    scored = []
-    for item in slices:
-        image, truth = load_slice(item)
-        if truth is None:
-            raise InputError(f"{item.path} has no mask; only labelled slices can be evaluated")
-        probability = predict_slice(model, image, config, flips=flips, name=str(item.path))
-        scored.append(
-            ScoredSlice(
-                name=item.name,
-                height=image.shape[0],
-                width=image.shape[1],
-                truth_pixels=int(truth.sum()),
-                predicted_pixels=int(binarise(probability).sum()),
-                result=score_image(probability, truth),
-            )
-        )
+    scored: list[ScoredSlice] = []
+    failed: list[Failed] = []
+    for number, item in enumerate(slices, start=1):
+        try:
+            scored.append(_score(model, item, config, flips=flips))
+        except InputError as error:
+            failed.append(Failed(item.name, str(error)))
         if progress is not None:
-            progress(len(scored) / len(slices))
-    return scored
+            progress(number / len(slices))
+    return scored, failed
+
+
+def _score(model: nn.Module, item: Slice, config: Config, *, flips: bool) -> ScoredSlice:
+    image, truth = load_slice(item)
+    if truth is None:
+        raise InputError(f"{item.path} has no mask; only labelled slices can be evaluated")
+    probability = predict_slice(model, image, config, flips=flips, name=str(item.path))
+    return ScoredSlice(
+        name=item.name,
+        height=image.shape[0],
+        width=image.shape[1],
+        truth_pixels=int(truth.sum()),
+        predicted_pixels=int(binarise(probability).sum()),
+        result=score_image(probability, truth),
+    )
 
 
 def predict_slice(
@@ -117,7 +126,13 @@ def predict_slice(
 
 
 def write_metrics(
-    output: Path, scored: Sequence[ScoredSlice], config: Config, *, flips: bool, data: Path | None = None
+    output: Path,
+    scored: Sequence[ScoredSlice],
+    failed: Sequence[Failed],
+    config: Config,
+    *,
+    flips: bool,
+    data: Path | None = None,
 ) -> None:
     """Write metrics.json and metrics.csv, each whole or not at all; InputError if that is impossible."""
     content = heading(config, data) | {
@@ -127,6 +142,7 @@ def write_metrics(
         "empty_predictions": sum(item.predicted_pixels == 0 for item in scored),
         "summary": summarise([item.result for item in scored]),
         "images": [_facts(item) | item.result.scores for item in scored],
+        "failed": [asdict(item) for item in failed],
     }
     write_tables(output / JSON, content, output / CSV, [_row(item) for item in scored])
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -14,10 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from covidct.ct.files import files_of
 from covidct.ct.picture import Slice
 from covidct.ct.volume import WINDOW, VolumeCase, load_mask, load_volume, to_window
 from covidct.errors import InputError
 from covidct.files import not_written, read_json
+from covidct.run.claims import given
 from covidct.sets.cases import Case, find_cases
 
 # Part of the cache's key: slices written by an older version of this file are not used again.
@@ -79,11 +82,11 @@ def read_volume_slices(folders: Sequence[Path], cache: Path, cut: Cut | None = N
     or if there is no case at all.
     """
     cut = cut or Cut()
-    resolved = [Path(folder).resolve() for folder in folders]
-    for folder in resolved:
-        if resolved.count(folder) > 1:
+    places = [given(folder) for folder in folders]
+    for folder in places:
+        if places.count(folder) > 1:
             raise InputError(f"{folder} is given twice as a source; give it once")
-    return tuple(item for folder in resolved for item in _folder_slices(folder, Path(cache), cut))
+    return tuple(item for folder in places for item in _folder_slices(folder, Path(cache), cut))
 
 
 def _folder_slices(folder: Path, cache: Path, cut: Cut) -> tuple[Slice, ...]:
@@ -109,7 +112,8 @@ def _folder_slices(folder: Path, cache: Path, cut: Cut) -> tuple[Slice, ...]:
 
 
 def _key(folder: Path, cases: Sequence[Case], cut: Cut) -> str:
-    files = [(path.relative_to(folder).as_posix(), path.stat()) for case in cases for path in case.files]
+    paths = [path for case in cases for file in case.files for path in files_of(file)]
+    files = [(Path(os.path.relpath(path, folder)).as_posix(), path.stat()) for path in paths]
     content = [VERSION, WINDOW, asdict(cut), [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 

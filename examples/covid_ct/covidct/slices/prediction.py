@@ -1,5 +1,6 @@
 """Lesion masks of pictures without labels."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,20 +8,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from covidct.ct.picture import image_files
+from covidct.ct.picture import pictures_in
 from covidct.errors import InputError, print_error
-from covidct.files import replacing, writing
+from covidct.files import remove_parts, replacing, writing
 from covidct.run.checkpoint import load_run
+from covidct.run.claims import Claims, given, report
 from covidct.run.config import Config
 from covidct.run.prediction import best_device, binarise
 from covidct.run.requests import Prediction
 from covidct.run.results import make_output
 from covidct.slices.evaluation import predict_slice
 from covidct.slices.inference import read_picture
+
+# Stands in every PNG that predict.py writes, so that it knows them again.
+MAKER = "Software"
+MADE_BY = "relcons covid_ct predict.py"
 
 
 def predict(asked: Prediction) -> tuple[int, int, str]:
@@ -29,11 +36,12 @@ def predict(asked: Prediction) -> tuple[int, int, str]:
         raise InputError(
             f"--lungs and --region are for runs on volumes, and {asked.run} is one on slices; leave them out"
         )
-    targets = plan_pictures(asked.inputs, asked.output, probabilities=asked.probabilities)
+    targets, faults = plan_pictures(asked.inputs, asked.output, probabilities=asked.probabilities)
     config, model = load_run(asked.run)
+    report(faults, targets)
     make_output(asked.output)
     failures = _write_masks(targets, model.to(best_device()), config, flips=asked.flips or config.flips)
-    return failures, len(targets), "masks"
+    return failures + len(faults), len(targets) + len(faults), "masks"
 
 
 @dataclass(frozen=True)
@@ -44,28 +52,38 @@ class Target:
     mask: Path
     probability: Path | None
 
+    @property
+    def results(self) -> list[Path]:
+        """The mask last: where it is, everything is."""
+        return [path for path in (self.probability, self.mask) if path is not None]
 
-def plan_pictures(inputs: Iterable[Path], output: Path, *, probabilities: bool) -> list[Target]:
-    """What will be read and written; InputError if two results would share a file or replace a file of the inputs."""
+
+def plan_pictures(
+    inputs: Iterable[Path], output: Path, *, probabilities: bool
+) -> tuple[list[Target], list[InputError]]:
+    """What will be read and written, and what is wrong with the inputs that cannot be: see `Claims`."""
+    pictures, faults = _pictures(inputs)
+    claims = Claims(pictures)
     targets: list[Target] = []
-    owners: dict[Path, Path] = {}
-    pictures = _pictures(inputs)
-    folders = {picture.resolve().parent for picture in pictures}
     for picture in pictures:
-        mask = output / f"{picture.stem}.png"
         probability = output / f"{picture.stem}_probability.png" if probabilities else None
-        targets.append(Target(picture, mask, probability))
-        for path in (mask, probability):
-            if path is None:
-                continue
-            if path in owners:
-                raise InputError(
-                    f"{owners[path]} and {picture} would both be written to {path}; rename one or run them apart"
-                )
-            owners[path] = picture
-            if path.exists() and output.resolve() in folders:
-                raise InputError(f"{path} lies beside the inputs and would be replaced; give another --output")
-    return targets
+        target = Target(picture, output / f"{picture.stem}.png", probability)
+        try:
+            claims.take(picture, target.results, ours=all(map(is_mask, filter(os.path.lexists, target.results))))
+        except InputError as error:
+            faults.append(error)
+        else:
+            targets.append(target)
+    return targets, faults
+
+
+def is_mask(path: Path) -> bool:
+    """Whether `path` is a PNG that predict.py wrote."""
+    try:
+        with Image.open(path, formats=("PNG",)) as picture:
+            return picture.info.get(MAKER) == MADE_BY
+    except (OSError, SyntaxError, ValueError):
+        return False
 
 
 def _write_masks(targets: list[Target], model: nn.Module, config: Config, *, flips: bool) -> int:
@@ -74,32 +92,45 @@ def _write_masks(targets: list[Target], model: nn.Module, config: Config, *, fli
     errors = Console(stderr=True)
     for target in track(targets, "predicting", console=errors, transient=True, disable=not errors.is_terminal):
         try:
-            image = read_picture(target.picture)
-            probability = predict_slice(model, image, config, flips=flips, name=str(target.picture))
+            _write_mask(target, model, config, flips=flips)
         except InputError as error:
             failures += 1
             print_error(error, errors)
-            continue
-        # The mask last: where it is, everything is.
-        if target.probability is not None:
-            _write(target.probability, (probability * 65535).round().astype(np.uint16))
-        _write(target.mask, binarise(probability).astype(np.uint8) * 255)
     return failures
 
 
-def _pictures(inputs: Iterable[Path]) -> list[Path]:
+def _write_mask(target: Target, model: nn.Module, config: Config, *, flips: bool) -> None:
+    for result in target.results:
+        with writing(result):
+            remove_parts(result)
+    image = read_picture(target.picture)
+    probability = predict_slice(model, image, config, flips=flips, name=str(target.picture))
+    if target.probability is not None:
+        _write(target.probability, (probability * 65535).round().astype(np.uint16))
+    _write(target.mask, binarise(probability).astype(np.uint8) * 255)
+
+
+def _pictures(inputs: Iterable[Path]) -> tuple[list[Path], list[InputError]]:
+    """The pictures that `inputs` name, each once, and a fault for each input that names none."""
     found: dict[Path, Path] = {}
+    faults: list[InputError] = []
     for path in inputs:
-        inside = list(image_files(path).values()) if path.is_dir() else [path]
-        if not inside:
-            raise InputError(f"{path} holds no PNG or JPG; give a folder with pictures directly inside")
+        try:
+            inside = pictures_in(path) if os.path.isdir(path) else [path]
+            if not inside:
+                raise InputError(f"{path} holds no PNG or JPG; give a folder with pictures directly inside")
+        except InputError as error:
+            faults.append(error)
+            continue
         for picture in inside:
-            found.setdefault(picture.resolve(), picture)
-    if not found:
+            found.setdefault(given(picture), picture)
+    if not (found or faults):
         raise InputError("no INPUT was given; name the pictures or folders to predict")
-    return list(found.values())
+    return list(found.values()), faults
 
 
 def _write(path: Path, values: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
+    info = PngInfo()
+    info.add_text(MAKER, MADE_BY)
     with writing(path), replacing(path) as temporary:
-        Image.fromarray(values).save(temporary, format="PNG")
+        Image.fromarray(values).save(temporary, format="PNG", pnginfo=info)

@@ -10,13 +10,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from covidct.errors import InputError
+from covidct.ct.picture import Slice
+from covidct.errors import InputError, print_error
 from covidct.progress import work_shown
 from covidct.run.checkpoint import load_run
 from covidct.run.config import Config
 from covidct.run.groups import groups, label, names
 from covidct.run.prediction import best_device
 from covidct.run.requests import Evaluation, unused_output
+from covidct.run.results import Failed, each_run
 from covidct.slices.data import slices_to_test
 from covidct.slices.evaluation import ScoredSlice, score_slices, write_metrics
 from covidct.slices.metrics import MEASURES, PER_IMAGE, Scores, summarise
@@ -47,20 +49,35 @@ def evaluate(runs: Mapping[Path, Config], asked: Evaluation, console: Console) -
     if asked.output is not None:
         raise unused_output(asked.output)
     # Everything that can be found wrong before the first slice is computed.
-    tested = {run: slices_to_test(config, asked.data) for run, config in runs.items()}
-    evaluated = []
-    for run, config in runs.items():
-        flips = asked.flips or config.flips
-        with work_shown(Console(stderr=True), f"evaluating {run.name}") as show_share:
-            model = load_run(run)[1].to(best_device())
-            scored = score_slices(model, tested[run], config, flips=flips, progress=show_share)
-        write_metrics(run, scored, config, flips=flips, data=asked.data)
-        evaluated.append(Evaluated(run, config, scored))
+    jobs, failures = each_run(runs, lambda _, config: slices_to_test(config, asked.data))
+    evaluated: list[Evaluated] = []
+    for run, slices in jobs.items():
+        scored, failed = _scored(run, runs[run], slices, asked)
+        failures += len(failed)
+        if scored:
+            evaluated.append(Evaluated(run, runs[run], scored))
+    if not evaluated:
+        raise InputError("no slice could be scored; see above")
     rows, meaning = pooled_rows(evaluated) if asked.folds else run_rows(evaluated)
     console.print(show(rows))
     if meaning:
         console.print(meaning, soft_wrap=True)
-    return 0
+    return failures
+
+
+def _scored(
+    run: Path, config: Config, slices: Sequence[Slice], asked: Evaluation
+) -> tuple[list[ScoredSlice], list[Failed]]:
+    """The scores of a run's slices; metrics.json and metrics.csv are written unless there are none."""
+    flips, errors = asked.flips or config.flips, Console(stderr=True)
+    model = load_run(run)[1].to(best_device())
+    with work_shown(errors, f"evaluating {run.name}") as show_share:
+        scored, failed = score_slices(model, slices, config, flips=flips, progress=show_share)
+    for item in failed:
+        print_error(item.message, errors)
+    if scored:
+        write_metrics(run, scored, failed, config, flips=flips, data=asked.data)
+    return scored, failed
 
 
 def run_rows(evaluated: Sequence[Evaluated]) -> tuple[list[Row], str]:

@@ -7,6 +7,7 @@ from rich.table import Table
 from torch import nn
 
 from covidct.ct.picture import check_slices
+from covidct.errors import InputError, print_error
 from covidct.phantoms.slice_set import phantom_root
 from covidct.progress import Stages, work_shown
 from covidct.run.config import Config
@@ -50,8 +51,12 @@ def check(run: Path, config: Config, data: SliceData, console: Console) -> None:
 def score(run: Path, config: Config, model: nn.Module, data: SliceData, console: Console) -> None:
     """See `Wing.score`."""
     with work_shown(console, "evaluating") as show_share:
-        scored = score_slices(model, data.test, config, flips=config.flips, progress=show_share)
-    write_metrics(run, scored, config, flips=config.flips)
+        scored, failed = score_slices(model, data.test, config, flips=config.flips, progress=show_share)
+    for item in failed:
+        print_error(item.message, console)
+    if not scored:
+        raise InputError(f"none of the {len(failed)} test slices could be scored; see the errors above")
+    write_metrics(run, scored, failed, config, flips=config.flips)
 
 
 def draw(run: Path, config: Config, model: nn.Module, data: SliceData) -> None:
@@ -60,7 +65,7 @@ def draw(run: Path, config: Config, model: nn.Module, data: SliceData) -> None:
 
 
 def show(run: Path, config: Config, console: Console) -> int:
-    """See `Wing.show`: every slice is scored."""
+    """See `Wing.show`; names the slices that could not be scored."""
     metrics = read_metrics(run)
     table = Table(
         title=f"{config.method} on {config.dataset}: means over {len(metrics.images)} test slices",
@@ -72,7 +77,9 @@ def show(run: Path, config: Config, console: Console) -> int:
     for protocol, values in metrics.summary.items():
         table.add_row(protocol, *(f"{values[measure]:.4f}" if measure in values else "" for measure in MEASURES))
     console.print(table)
-    return 0
+    for item in metrics.failed:
+        console.print(f"not scored: {item.name}: {item.message}", soft_wrap=True, markup=False)
+    return len(metrics.failed)
 
 
 def is_whole(run: Path) -> bool:

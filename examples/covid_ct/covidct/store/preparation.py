@@ -10,9 +10,10 @@ from typing import Literal
 
 import numpy as np
 
+from covidct.ct.files import files_of
 from covidct.ct.volume import CaseFacts, VolumeCase, load_volume, scan_case
 from covidct.errors import InputError
-from covidct.files import digest, entries, not_written, read_json
+from covidct.files import digest, not_written, read_json
 from covidct.parallel import in_processes
 from covidct.parallel import total_memory as total_memory
 from covidct.store.preprocess import Spacing, preprocess, resampled_shape
@@ -130,8 +131,8 @@ def input_files(case: VolumeCase) -> dict[str, Path]:
     """Each file that `case` is made from, by the last two parts of its path."""
     found: dict[str, Path] = {}
     for path in (case.image, case.mask):
-        files = [] if path is None else entries(path) if path.is_dir() else [path]
-        found |= {"/".join(file.parts[-2:]): file for file in files if file.is_file()}
+        files = () if path is None else files_of(path)
+        found |= {"/".join(file.parts[-2:]): file for file in files}
     return found
 
 

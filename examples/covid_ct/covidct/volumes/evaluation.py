@@ -12,7 +12,7 @@ from covidct.files import remove_parts, writing
 from covidct.phantoms.volume_set import phantom_volumes
 from covidct.run.config import Config
 from covidct.run.prediction import binarise
-from covidct.run.results import without_nan
+from covidct.run.results import Failed, without_nan
 from covidct.sets.names import PHANTOM_VOLUMES
 from covidct.sets.readers import read_volume_set
 from covidct.sets.splits import volume_fold
@@ -51,14 +51,6 @@ class Kept:
 
     spacing: tuple[float, float, float]
     scores: KeptScores
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A volume that could not be evaluated, and why."""
-
-    name: str
-    message: str
 
 
 def volume_test_cases(config: Config, data: Path | None = None, *, by_patient: bool = False) -> tuple[VolumeCase, ...]:

@@ -14,11 +14,12 @@ from rich.progress import Progress
 from rich.text import Text
 from torch import nn
 
-from covidct.ct.names import SUFFIXES, is_volume, stem_of
+from covidct.ct.names import check_volume_name, is_volume, stem_of
 from covidct.ct.volume import Volume, VolumeCase, load_volume
 from covidct.errors import InputError, print_error
 from covidct.files import entries, remove_parts, writing
 from covidct.run.checkpoint import load_run
+from covidct.run.claims import Claims, given, report
 from covidct.run.prediction import best_device, binarise
 from covidct.run.requests import Prediction
 from covidct.run.results import make_output
@@ -64,13 +65,15 @@ class Report:
 
 def predict(asked: Prediction) -> tuple[int, int, str]:
     """See `Wing.predict`."""
-    jobs = plan_volumes(asked.inputs, asked.output, lungs=asked.lungs, probabilities=asked.probabilities)
+    jobs, faults = plan_volumes(asked.inputs, asked.output, lungs=asked.lungs, probabilities=asked.probabilities)
     config, model = load_run(asked.run)
     plan = read_plan(asked.run)
+    report(faults, jobs)
     make_output(asked.output)
     device = best_device()
     settings = settings_of(config, device, flips=asked.flips, region=asked.region)
-    return _write_results(asked.run, model.to(device), plan, jobs, settings), len(jobs), "volumes"
+    failures = _write_results(asked.run, model.to(device), plan, jobs, settings)
+    return failures + len(faults), len(jobs) + len(faults), "volumes"
 
 
 def _write_results(run: Path, model: nn.Module, plan: Plan, jobs: Sequence[Job], settings: Settings) -> int:
@@ -102,8 +105,8 @@ def plan_volumes(
     *,
     lungs: Sequence[Path] = (),
     probabilities: bool = False,
-) -> list[Job]:
-    """What will be read and written; InputError if two results would share a file or replace one of the inputs.
+) -> tuple[list[Job], list[InputError]]:
+    """What will be read and written, and what is wrong with the inputs that cannot be: see `Claims`.
 
     Args:
         inputs: NIfTI, NRRD or MHA files, folders of them, or folders of a DICOM series.
@@ -112,32 +115,36 @@ def plan_volumes(
             beside an input are taken: CASE_lung*, and in a folder of one case the files that begin with lung.
         probabilities: write them, too.
     """
-    found = volume_inputs(inputs)
-    jobs: list[Job] = []
-    owners: dict[str, Path] = {}
+    found, faults = volume_inputs(inputs)
+    _check_lungs(lungs, len(found))
+    masks: dict[Path, tuple[Path, ...]] = {}
     for path, name in found.items():
-        if name in owners:
-            raise InputError(f"{owners[name]} and {path} would both be written to {output / name}.nii.gz; rename one")
-        owners[name] = path
-        masks = _lungs_of(path, name, lungs, len(found))
-        job = Job(
-            case=VolumeCase(name, path, None, None, None, masks, "hu", patient=name),
-            mask=output / f"{name}.nii.gz",
-            picture=output / f"{name}.png",
-            probability=output / f"{name}_probability.nii.gz" if probabilities else None,
-            record=output / f"{name}.json",
-        )
-        taken = {other.resolve() for other in (*found, *masks)}
+        try:
+            masks[path] = _lungs_of(path, name, lungs)
+        except InputError as error:
+            faults.append(error)
+    claims = Claims([*found, *(mask for each in masks.values() for mask in each)])
+    jobs: list[Job] = []
+    for path in masks:
+        job = _job(path, found[path], output, masks[path], probabilities=probabilities)
         ours = is_record(job.record)
-        for result in (*job.results, job.record):
-            if result.resolve() in taken:
-                raise InputError(f"{result} is an input and would be replaced; give another --output")
-            if result.exists() and not ours:
-                raise InputError(
-                    f"{result} is there, was not written by predict.py, and would be replaced; give another --output"
-                )
-        jobs.append(job)
-    return jobs
+        try:
+            claims.take(path, (*job.results, job.record), ours=ours)
+        except InputError as error:
+            faults.append(error)
+        else:
+            jobs.append(job)
+    return jobs, faults
+
+
+def _job(path: Path, name: str, output: Path, masks: tuple[Path, ...], *, probabilities: bool) -> Job:
+    return Job(
+        case=VolumeCase(name, path, None, None, None, masks, "hu", patient=name),
+        mask=output / f"{name}.nii.gz",
+        picture=output / f"{name}.png",
+        probability=output / f"{name}_probability.nii.gz" if probabilities else None,
+        record=output / f"{name}.json",
+    )
 
 
 def predict_volume_file(
@@ -159,7 +166,8 @@ def predict_volume_file(
     if kept is not None:
         return kept, False
     for result in (*job.results, job.record):
-        remove_parts(result)
+        with writing(result):
+            remove_parts(result)
     volume = load_volume(job.case)
     probability = segment(model, volume, plan, settings, progress=progress)
     mask = binarise(probability)
@@ -183,20 +191,25 @@ def describe(report: Report) -> str:
     return f"{text}, {report.lesion_in_lung_ml:.1f} ml of it in the lung: {report.percent_of_lung:.1f} % of the lung"
 
 
-def volume_inputs(inputs: Iterable[Path]) -> dict[Path, str]:
-    """The volumes that `inputs` name, each once, and what their results are called: InputError for a path that is none.
+def volume_inputs(inputs: Iterable[Path]) -> tuple[dict[Path, str], list[InputError]]:
+    """The volumes that `inputs` name, each once, with what their results are called; a fault for a path that is none.
 
     A file is called by its name without suffix, a DICOM series by its folder, and so is the volume of a folder of one
     case, which is ct.nii.gz more often than not.
     """
     found: dict[Path, tuple[Path, str]] = {}
+    faults: list[InputError] = []
     for path in inputs:
-        volumes = _volumes_in(path) if path.is_dir() else {_checked(path): stem_of(path)}
+        try:
+            volumes = _volumes_in(path) if os.path.isdir(path) else {_checked(path): stem_of(path)}
+        except InputError as error:
+            faults.append(error)
+            continue
         for volume, name in volumes.items():
-            found.setdefault(volume.resolve(), (volume, name))
-    if not found:
+            found.setdefault(given(volume), (volume, name))
+    if not (found or faults):
         raise InputError("no INPUT was given; name the volumes or folders to predict")
-    return dict(found.values())
+    return dict(found.values()), faults
 
 
 def _report(mask: NDArray[np.bool_], volume: Volume) -> Report:
@@ -223,7 +236,7 @@ def _volumes_in(folder: Path) -> dict[Path, str]:
 
     In a folder of one case (ct.nii.gz, or named as the folder) only that file is a volume.
     """
-    files = [path for path in entries(folder) if path.is_file() and not path.name.startswith(".")]
+    files = [path for path in entries(folder) if not path.is_dir() and not path.name.startswith(".")]
     if not files and (place := _first_with_files(folder)):
         raise InputError(
             f"{folder} holds no file directly; give the folder of the DICOM series itself, or of the volumes, "
@@ -234,7 +247,7 @@ def _volumes_in(folder: Path) -> dict[Path, str]:
     volumes = [path for path in files if is_volume(path)]
     only = [path for path in volumes if _is_only_case(path)]
     if len(only) == 1 or not volumes:
-        return {(only or [folder])[0]: folder.resolve().name}
+        return {(only or [folder])[0]: given(folder).name}
     stems = {stem_of(path).lower() for path in volumes}
     return {path: stem_of(path) for path in volumes if not _is_mask(stem_of(path).lower(), stems)}
 
@@ -249,7 +262,7 @@ def _first_with_files(folder: Path) -> Path | None:
 
 
 def _is_only_case(path: Path) -> bool:
-    return stem_of(path).lower() in (*IMAGE_NAMES, path.resolve().parent.name.lower())
+    return stem_of(path).lower() in (*IMAGE_NAMES, given(path).parent.name.lower())
 
 
 def _is_mask(stem: str, stems: set[str]) -> bool:
@@ -259,24 +272,26 @@ def _is_mask(stem: str, stems: set[str]) -> bool:
 
 
 def _checked(path: Path) -> Path:
-    if path.exists() and not path.name.lower().endswith(SUFFIXES):
-        raise InputError(
-            f"{path} is no volume by its name; expected {', '.join(SUFFIXES)}, or the folder of a DICOM series"
-        )
+    if os.path.lexists(path):
+        check_volume_name(path)
     return path
 
 
-def _lungs_of(path: Path, name: str, given: Sequence[Path], count: int) -> tuple[Path, ...]:
-    if not given:
-        return _lungs_beside(path)
-    files = [item for item in given if not item.is_dir()]
+def _check_lungs(masks: Sequence[Path], count: int) -> None:
+    files = [path for path in masks if not path.is_dir()]
     if files and count > 1:
         raise InputError(
             f"--lungs {files[0]} is one mask and there are {count} volumes; give a folder of masks named as the volumes"
         )
-    named = [mask for item in given if item.is_dir() for mask in entries(item) if stem_of(mask) == name]
+
+
+def _lungs_of(path: Path, name: str, masks: Sequence[Path]) -> tuple[Path, ...]:
+    if not masks:
+        return _lungs_beside(path)
+    files = [item for item in masks if not item.is_dir()]
+    named = [mask for item in masks if item.is_dir() for mask in entries(item) if stem_of(mask) == name]
     if not files and not named:
-        raise InputError(f"--lungs {given[0]} holds no mask named {name}; add it or leave --lungs out")
+        raise InputError(f"--lungs {masks[0]} holds no mask named {name}; add it or leave --lungs out")
     return (*files, *named)
 
 

@@ -11,8 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from covidct.ct.files import files_of
 from covidct.errors import InputError
-from covidct.files import digest, entries, read_json, write_text, writing
+from covidct.files import digest, read_json, write_text, writing
 from covidct.run.checkpoint import WEIGHTS
 
 T = TypeVar("T")
@@ -29,9 +30,9 @@ class Record(Generic[T]):
 def origin(run: Path, settings: dict[str, Any], files: Iterable[Path]) -> dict[str, Any]:
     """What a result is computed from: the run's weights, settings, and files by name, size and time of change.
 
-    A folder among `files` (a DICOM series) counts with all that it holds.
+    A volume in several files (a DICOM series, a header with its voxels beside it) counts with all of them.
     """
-    seen = [file for path in files for file in (entries(path) if path.is_dir() else [path])]
+    seen = [file for path in files for file in files_of(path)]
     try:
         return {
             "weights": _weights(run / WEIGHTS),

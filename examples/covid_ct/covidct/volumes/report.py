@@ -14,15 +14,16 @@ from covidct.ct.volume import VolumeCase
 from covidct.errors import InputError, print_error
 from covidct.progress import work_shown
 from covidct.run.checkpoint import load_run
+from covidct.run.claims import given
 from covidct.run.config import Config
 from covidct.run.groups import groups, label, names
 from covidct.run.prediction import best_device
 from covidct.run.requests import Evaluation, unused_output
-from covidct.run.results import make_output, write_tables
+from covidct.run.results import Failed, each_run, make_output, write_tables
 from covidct.run.statistics import counted, number, spread
 from covidct.sets.splits import FOLDS
 from covidct.store.preprocess import Plan
-from covidct.volumes.evaluation import Failed, ScoredVolume, score_volumes, volume_test_cases
+from covidct.volumes.evaluation import ScoredVolume, score_volumes, volume_test_cases
 from covidct.volumes.metrics import MEASURES
 from covidct.volumes.plan import check_plans, read_plan
 from covidct.volumes.segmentation import Settings, settings_of
@@ -66,16 +67,17 @@ def evaluate(runs: Mapping[Path, Config], asked: Evaluation, console: Console) -
     if asked.output is not None and not asked.folds:
         raise unused_output(asked.output)
     # Everything that can be found wrong before the first volume is computed.
-    plans = {run: read_plan(run) for run in runs}
-    tested = {run: volume_test_cases(config, asked.data, by_patient=asked.by_patient) for run, config in runs.items()}
+    jobs, unusable = each_run(
+        runs, lambda run, config: (read_plan(run), volume_test_cases(config, asked.data, by_patient=asked.by_patient))
+    )
     if asked.folds:
-        check_plans([(run, config, plans[run]) for run, config in runs.items()])
+        check_plans([(run, runs[run], plan) for run, (plan, _) in jobs.items()])
     if asked.output is not None:
         make_output(asked.output)
-    evaluated = [_evaluated(run, config, plans[run], tested[run], asked) for run, config in runs.items()]
+    evaluated = [_evaluated(run, runs[run], plan, cases, asked) for run, (plan, cases) in jobs.items()]
     if asked.folds:
         rows = fold_rows(evaluated)
-        folder = asked.output or evaluated[0].run.resolve().parent
+        folder = asked.output or given(evaluated[0].run).parent
         write_folds(folder, rows, by_patient=asked.by_patient)
         console.print(show_folds(rows))
         console.print(f"{FOLD_MEANING} Written to {folder / 'folds.csv'} and folds.json.", soft_wrap=True)
@@ -84,7 +86,7 @@ def evaluate(runs: Mapping[Path, Config], asked: Evaluation, console: Console) -
         console.print("± is the sample standard deviation over volumes.", soft_wrap=True)
     if asked.by_patient:
         console.print(BY_PATIENT_MEANING, soft_wrap=True)
-    return sum(len(one.failed) for one in evaluated)
+    return unusable + sum(len(one.failed) for one in evaluated)
 
 
 def _evaluated(

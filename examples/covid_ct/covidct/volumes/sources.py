@@ -7,6 +7,7 @@ from pathlib import Path
 
 from covidct.errors import InputError
 from covidct.files import read_json, write_text
+from covidct.run.claims import given
 from covidct.run.results import SOURCES
 from covidct.sets.splits import DIVIDED, source_split
 from covidct.store.store import CaseStore, Store, open_store
@@ -54,7 +55,7 @@ def read_sources(
     Raises InputError if one is given twice, would show the fold's test volumes, is on another grid than the target,
     or holds no case to train on.
     """
-    places = [folder.resolve() for folder in folders]
+    places = [given(folder) for folder in folders]
     for number, place in enumerate(places):
         if place in places[:number]:
             raise InputError(f"--source {place} is given twice; leave one out")

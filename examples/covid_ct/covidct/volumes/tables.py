@@ -9,9 +9,9 @@ from pydantic import AfterValidator
 
 from covidct.files import read_json
 from covidct.run.config import Config
-from covidct.run.results import CSV, JSON, heading, without_nan, write_tables
+from covidct.run.results import CSV, JSON, Failed, heading, without_nan, write_tables
 from covidct.run.statistics import Summary, over_cases, summarise
-from covidct.volumes.evaluation import Failed, ScoredVolume
+from covidct.volumes.evaluation import ScoredVolume
 from covidct.volumes.metrics import MEASURES
 from covidct.volumes.segmentation import Settings
 

@@ -14,11 +14,11 @@ from covidct.progress import Stages, work_shown
 from covidct.run.checkpoint import has_begun
 from covidct.run.config import Config
 from covidct.run.prediction import device_of
-from covidct.run.results import settings_line
+from covidct.run.results import Failed, settings_line
 from covidct.sets.names import COVID_CT_20, PHANTOM_VOLUMES
 from covidct.store.phantoms import make_phantom_volumes
 from covidct.volumes.data import VolumeData, read_volume_data
-from covidct.volumes.evaluation import Failed, predicted_mask, score_volumes, unusable
+from covidct.volumes.evaluation import predicted_mask, score_volumes, unusable
 from covidct.volumes.figures import draw_lesions
 from covidct.volumes.plan import check_start, has_plan
 from covidct.volumes.prediction import predict as predict
