@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from covidct.progress import stages_shown
 from covidct.results import finish, is_finished, show_result, wing_of
 from covidct.run.checkpoint import has_begun, load_checkpoint, load_run
 from covidct.run.folder import disk_faults, prepare
+from covidct.run.lock import locked
 from covidct.run.systems import build_model, start_from, system
 from covidct.training.engine import Trainer, make_fabric
 from covidct.training.wing import RunData
@@ -60,14 +62,12 @@ def run(task: Task, arguments: Arguments, console: Console) -> int:
     if "LT_CLI_USED" not in os.environ:  # `fabric run` has launched it already
         fabric.launch()
     folder = Path(fabric.broadcast(str(task.run)))
-    trainer = Trainer(fabric, config, folder, model, data)
-    _introduce(task, wing.IMAGES, data, trainer, console)
-    unscored = 0
-    with disk_faults(folder):
-        trainer.train(console, _board(folder, trainer) if arguments.tensorboard else None)
-        if fabric.is_global_zero:
-            unscored = finish(folder, config, trainer.module, data, console)
-    return unscored
+    with locked(folder) if fabric.is_global_zero else nullcontext():
+        trainer = Trainer(fabric, config, folder, model, data)
+        _introduce(task, wing.IMAGES, data, trainer, console)
+        with disk_faults(folder):
+            trainer.train(console, _board(folder, trainer) if arguments.tensorboard else None)
+            return finish(folder, config, trainer.module, data, console) if fabric.is_global_zero else 0
 
 
 def _introduce(task: Task, images: str, data: RunData, trainer: Trainer, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from covidct.run.systems import build_model
 # A step of metrics.jsonl: `step`, and what was measured there.
 LogLine = dict[str, int | float | None]
 
+# Fields of a config that decide no weight.
+PLACES = {"data", "store", "source", "init", "workers", "log_every", "relations_every", "checkpoint_every"}
 CHECKPOINT, METRICS, WEIGHTS = "checkpoint.pt", "metrics.jsonl", "model.safetensors"
 
 
@@ -34,12 +37,34 @@ def has_begun(run: Path) -> bool:
     return (run / CHECKPOINT).exists()
 
 
+def check_same_config(run: Path, config: Config, state: dict[str, Any]) -> None:
+    """InputError if the checkpoint `state` is of another run than the `config` of config.json.
+
+    Where data lie and how often is logged may differ. Checkpoints of the first version do not tell.
+    """
+    if (text := state.get("config")) is None:
+        return
+    theirs = parse_json(text, dict[str, Any], f"the config in {run / CHECKPOINT}", "put the right one back")
+    ours = json.loads(config.to_json())
+    apart = [name for name in ours if name not in PLACES and theirs.get(name) != ours[name]]
+    if apart:
+        name = apart[0]
+        raise InputError(
+            f"{run / CHECKPOINT} is of a run with other settings than config.json: {name} is {theirs.get(name)!r} "
+            f"there and {ours[name]!r} here; put the right one back, or remove it to start from step 0 with --resume"
+        )
+
+
 def load_checkpoint(run: Path) -> dict[str, Any] | None:
     """The state that `run`/checkpoint.pt holds, on the CPU; None if there is no checkpoint yet."""
     if not has_begun(run):
         return None
     path = run / CHECKPOINT
     try:
+        # PyTorch does not look at the checksums: a flipped bit would be another weight.
+        with zipfile.ZipFile(path) as archive:
+            if (part := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"the checksum of {part} is wrong")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return state
     except Exception as error:

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 
 from covidct.errors import InputError
 from covidct.progress import TrainingProgress
-from covidct.run.checkpoint import CHECKPOINT, METRICS, cut_metrics, load_checkpoint, remove_leftovers, save_checkpoint
+from covidct.run.checkpoint import (
+    CHECKPOINT,
+    METRICS,
+    check_same_config,
+    cut_metrics,
+    load_checkpoint,
+    remove_leftovers,
+    save_checkpoint,
+)
 from covidct.run.config import Config
 from covidct.run.precision import FABRIC_PRECISION
 from covidct.run.results import without_nan
@@ -215,6 +223,7 @@ class Trainer:
         state = {
             "step": self.step,
             "seconds": self.seconds,
+            "config": self.config.to_json(),
             "model": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "relation": None if self.relation is None else self.relation.state_dict(),
@@ -225,6 +234,7 @@ class Trainer:
     def _restore(self) -> None:
         state = load_checkpoint(self.run)
         if state is not None:
+            check_same_config(self.run, self.config, state)
             try:
                 self.module.load_state_dict(state["model"])
                 self.optimizer.load_state_dict(state["optimizer"])
