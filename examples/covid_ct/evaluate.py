@@ -7,9 +7,11 @@ from typing import Any
 
 import tyro
 from covidct.errors import InputError, exit_on_input_error, print_error
+from covidct.files import remove_leftovers
 from covidct.progress import stages_shown
 from covidct.results import wing_of
 from covidct.run.checkpoint import WEIGHTS, load_run
+from covidct.run.claims import given
 from covidct.run.config import Config, read_config
 from covidct.run.groups import check_folds
 from covidct.run.requests import Evaluation
@@ -25,7 +27,7 @@ def main() -> None:
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
         console.width = FILE_WIDTH
-    runs = list({run.resolve(): run for run in asked.runs}.values())
+    runs = list({given(run): run for run in asked.runs}.values())
     if not runs:
         raise InputError("no RUN was given; name the run folders to evaluate")
     configs, refused = _usable(runs)
@@ -73,6 +75,7 @@ def _wing_of_all(configs: Mapping[Path, Config]) -> Wing[Any]:
 
 def _check_run(run: Path) -> None:
     check_writable(run)
+    remove_leftovers(run)
     if not (run / WEIGHTS).is_file():
         load_run(run)
 

@@ -3,7 +3,7 @@
 import sys
 
 import tyro
-from covidct.errors import exit_on_input_error
+from covidct.errors import as_text, exit_on_input_error
 from covidct.results import wing_of
 from covidct.run.config import read_config
 from covidct.run.requests import Prediction
@@ -16,7 +16,7 @@ def main() -> None:
     failures, total, what = wing_of(config.dataset).predict(asked)
     others = f", {failures} not: see above" if failures else ""
     Console(markup=False, highlight=False).print(
-        f"{total - failures} of {total} {what} written to {asked.output}{others}", soft_wrap=True
+        f"{total - failures} of {total} {what} written to {as_text(asked.output)}{others}", soft_wrap=True
     )
     if failures:
         sys.exit(2)

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 from covidct.ct.volume import CaseFacts, VolumeCase
 from covidct.errors import InputError, exit_on_input_error, print_error
-from covidct.files import entries
+from covidct.files import entries, remove_leftovers
 from covidct.sets.readers import describe, read_volume_set
 from covidct.store.preparation import (
     Needs,
@@ -19,12 +19,13 @@ from covidct.store.preparation import (
     gigabytes,
     median_spacing,
     needs,
+    of_one_name,
     prepare,
     survey,
     total_memory,
 )
 from covidct.store.preprocess import Spacing, check_spacing
-from covidct.store.store import FACTS, SETTINGS, StoreSettings, begin_store, check_free, read_settings, remove_leftovers
+from covidct.store.store import FACTS, SETTINGS, StoreSettings, begin_store, check_free, read_settings
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
@@ -69,7 +70,9 @@ def main() -> None:
     known = _known_spacing(arguments)
     if known is not None and (arguments.output / SETTINGS).exists():
         begin_store(arguments.output, StoreSettings(dataset, known))
-    facts, failures = _survey(found.cases, arguments, console)
+    failures = of_one_name(found.cases)
+    facts, unreadable = _survey([case for case in found.cases if case.name not in failures], arguments, console)
+    failures |= unreadable
     console.print(describe(found, facts))
     _report(failures, console)
     if not facts:

@@ -1,12 +1,22 @@
 import errno
 import os
+import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from covidct.errors import InputError, exit_on_input_error, print_error
-from covidct.files import entries, read_json, replacing, write_bytes, write_text, writing
+from covidct.files import (
+    entries,
+    read_json,
+    remove_leftovers,
+    replacing,
+    write_bytes,
+    write_text,
+    writing,
+)
 
 
 def test_written_text_and_bytes_are_read_back(tmp_path):
@@ -47,6 +57,75 @@ def test_the_temporary_file_is_a_sibling_of_the_same_format(tmp_path, name):
         assert temporary.parent == tmp_path
         assert temporary.name.endswith(name[name.index(".") :])
         temporary.write_bytes(b"")
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "n" * 251 + ".png", "ä" * 125 + ".nrrd", "a." + "s" * 249 + ".gz"])
+def test_the_longest_names_can_be_written(tmp_path, name):
+    write_text(tmp_path / name, "a")
+    with replacing(tmp_path / name) as temporary:
+        assert temporary.name.endswith(Path(name).suffix[:16])
+        temporary.write_text("b")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "b"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from covidct.files import replacing, replacing_folder
+
+here = Path(sys.argv[1])
+with replacing(here / "a.png") as file, replacing_folder(here / "case") as folder:
+    file.write_bytes(b"half")
+    (folder / "image.b2nd").write_bytes(b"half")
+    print("begun", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_leftovers_of_killed_processes_go_and_those_of_others_stay(tmp_path):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    for name in (".notes", ".b.png", ".git", ".a.12.png", "b.png.12-ab.png"):
+        (tmp_path / name).write_text("of the user")
+    kept = sorted(tmp_path.iterdir())
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        remove_leftovers(tmp_path)
+        assert len(list(tmp_path.iterdir())) == len(kept) + 2
+        process.kill()
+    remove_leftovers(tmp_path)
+    assert sorted(tmp_path.iterdir()) == kept
+    remove_leftovers(tmp_path / "absent")
+
+
+def test_leftovers_of_another_machine_are_those_of_yesterday(tmp_path):
+    """Its processes cannot be asked for; many machines may write to one folder."""
+    with replacing(tmp_path / "a.png") as temporary:
+        temporary.touch()
+        own = temporary.name
+        remove_leftovers(tmp_path)
+        assert temporary.exists()
+    token = own.split("-")[1].split(".")[0]
+    other = "".join("0" if letter != "0" else "1" for letter in token)
+    for name, age in (("new", 60), ("old", 2 * 24 * 3600)):
+        part = tmp_path / f".{name}.png.99999999-{other}.png"
+        part.touch()
+        os.utime(part, (time.time() - age, time.time() - age))
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f".new.png.99999999-{other}.png", "a.png"]
+
+
+def test_leftovers_of_an_earlier_process_of_the_same_number_go(tmp_path):
+    """In a container every run is process 1."""
+    part = tmp_path / f".a.png.{os.getpid()}-0123abcd.png"
+    part.touch()
+    remove_leftovers(tmp_path)
+    assert part.exists()
+    os.utime(part, (0, 0))
+    remove_leftovers(tmp_path)
+    assert not part.exists()
 
 
 def test_a_block_that_writes_nothing_is_an_error(tmp_path):

@@ -3,6 +3,7 @@ import re
 import signal
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from covidct.errors import InputError, exit_on_input_error
 from covidct.run.checkpoint import load_run, save_weights
 from covidct.run.config import Config
 from covidct.run.systems import build_model
+from covidct.slices import prediction
+from covidct.slices.evaluation import predict_slice
 from covidct.slices.inference import predict_probability
 from covidct.slices.presets import PRESETS
 from PIL import Image
@@ -207,10 +210,12 @@ def test_a_batch_goes_on(call, run, pictures, tmp_path, capsys):
     os.mkfifo(pictures / "pipe.png")
     (pictures / "loop.png").symlink_to("loop.png")
     (pictures / "gone.png").symlink_to("nowhere.png")
-    Image.fromarray(pixels(pictures / "a.png")).save(pictures / f"{'n' * 250}.png")
+    Image.fromarray(pixels(pictures / "a.png")).save(pictures / f"{'n' * 251}.png")
+    Image.fromarray(pixels(pictures / "a.png")).save(pictures / f"{'m' * 245}.tiff")
     Image.fromarray(pixels(pictures / "a.png")).save(os.fsencode(pictures) + b"/\xff.png")
     (tmp_path / "empty").mkdir()
-    stopped(call, run, tmp_path / "empty", pictures, pictures / "notes.txt", tmp_path / "absent.png", "--output", out)
+    inputs = (tmp_path / "empty", pictures, pictures / "notes.txt", tmp_path / "absent.png")
+    stopped(call, run, *inputs, "--output", out, "--probabilities")
     captured = capsys.readouterr()
     lines = captured.err.strip().splitlines()
     for what in (
@@ -219,15 +224,93 @@ def test_a_batch_goes_on(call, run, pictures, tmp_path, capsys):
         r"pipe\.png is a named pipe",
         r"loop\.png is a link that leads back to itself",
         r"gone\.png is a link to nowhere\.png, which is missing",
-        r"n{250}\.png cannot be written \(File name too long\); shorten the name",
+        r"pictures/n{251}\.png: .*out/n{251}_probability\.png cannot be written \(File name too long\); shorten",
+        r"pictures/m{245}\.tiff: .*out/m{245}_probability\.png cannot be written \(File name too long\); shorten",
         r"\\udcff\.png: the name is not UTF-8",
         r"notes\.txt is not a picture by its name",
         r"absent\.png is missing",
     ):
         assert sum(re.search(what, line) is not None for line in lines) == 1, what
-    assert len(lines) == 9
+    assert len(lines) == 10
     assert all(line.startswith("error: ") for line in lines)
-    assert "2 of 11 masks written" in captured.out
+    assert "2 of 12 masks written" in captured.out
+    assert names(out) == ["a.png", "a_probability.png", "b.png", "b_probability.png", "c.png"]
+    # The mask alone has a name that the disk takes.
+    call(run, pictures / f"{'n' * 251}.png", "--output", tmp_path / "masks")
+    assert names(tmp_path / "masks") == [f"{'n' * 251}.png"]
+
+
+def test_a_folder_that_holds_its_own_masks_is_predicted_again(call, run, pictures, tmp_path, capsys):
+    (pictures / "a.png").rename(pictures / "a.jpg")
+    (pictures / "c.PNG").unlink()
+    for _ in range(2):
+        call(run, pictures, "--output", pictures, "--probabilities")
+        assert "2 of 2 masks written" in capsys.readouterr().out
+    made = ["a.png", "a_probability.png", "b.png", "b_probability.png"]
+    assert names(pictures) == sorted(["a.jpg", "b.jpg", "notes.txt", *made])
+    for name in ("a.jpg", "b.jpg"):
+        (pictures / name).unlink()
+    refused(call, "holds no PNG or JPG but those that predict.py wrote", run, pictures, "--output", tmp_path / "out")
+    # Named one by one they are pictures like others.
+    with Image.open(pictures / "a.png") as mask:
+        assert len(set(np.asarray(mask).ravel())) == 2
+    call(run, pictures / "a.png", "--output", tmp_path / "out")
+    assert names(tmp_path / "out") == ["a.png"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "bomb", "text"])
+def test_what_stands_in_a_masks_place_is_no_mask(call, run, pictures, tmp_path, kind, capsys):
+    out = tmp_path / "out"
+    call(run, pictures, "--output", out)
+    mask = (out / "a.png").read_bytes()
+    (out / "a.png").unlink()
+    if kind == "pipe":
+        os.mkfifo(out / "a.png")
+    else:
+        sizes = (2**31 - 1).to_bytes(4, "big") * 2
+        header = mask[12:16] + sizes + mask[24:29]
+        bomb = mask[:12] + header + zlib.crc32(header).to_bytes(4, "big") + mask[33:]
+        (out / "a.png").write_bytes(bomb if kind == "bomb" else mask[:60])
+    stopped(call, run, pictures, "--output", out)
+    captured = capsys.readouterr()
+    assert "a.png is there, was not written by predict.py, and would be replaced" in captured.err
+    assert "2 of 3 masks written" in captured.out
+
+
+def test_memory_that_runs_out_is_one_pictures_fault(call, run, pictures, tmp_path, monkeypatch, capsys):
+    def greedy(model, image, *arguments, **options):
+        if image.shape == (40, 31):
+            raise MemoryError
+        if image.shape == (20, 50):
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: 12")
+        return predict_slice(model, image, *arguments, **options)
+
+    monkeypatch.setattr(prediction, "predict_slice", greedy)
+    stopped(call, run, pictures, "--output", tmp_path / "out")
+    captured = capsys.readouterr()
+    for name in ("a.png", "b.jpg"):
+        assert f"error: {pictures / name}: not enough memory to compute its mask; free some" in captured.err
+    assert names(tmp_path / "out") == ["c.png"]
+
+
+def test_no_probability_is_left_without_its_mask(call, run, pictures, tmp_path, monkeypatch, capsys):
+    def full(picture, path, **_):
+        if picture.mode == "L" and ".a." in Path(path).name:
+            raise OSError(28, "No space left on device")
+        save(picture, path, **_)
+
+    save = Image.Image.save
+    monkeypatch.setattr(Image.Image, "save", full)
+    stopped(call, run, pictures, "--output", tmp_path / "out", "--probabilities")
+    assert "2 of 3 masks written" in capsys.readouterr().out
+    assert names(tmp_path / "out") == ["b.png", "b_probability.png", "c.png", "c_probability.png"]
+
+
+def test_an_output_whose_name_is_no_text(call, run, pictures, tmp_path, capsys):
+    out = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    monkey = [run, pictures, "--output"]
+    call(*monkey, out)
+    assert "3 of 3 masks written to" in capsys.readouterr().out
     assert names(out) == ["a.png", "b.png", "c.png"]
 
 
@@ -239,6 +322,8 @@ def test_leftovers_of_killed_calls_are_cleared(call, run, pictures, tmp_path):
     dead.communicate()
     for process in (dead.pid, os.getppid()):
         (out / f".a.png.{process}-0123abcd.png").write_bytes(b"half")
+    # Of an input that this call does not have.
+    (out / f".p1.png.{dead.pid}-0123abcd.png").write_bytes(b"half")
     call(run, pictures / "a.png", "--output", out)
     assert names(out) == [f".a.png.{os.getppid()}-0123abcd.png", "a.png"]  # of a process that still runs
 

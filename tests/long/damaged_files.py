@@ -25,17 +25,19 @@ KINDS = (*PICTURES, *VOLUMES, SERIES)
 ODD = ("0", "-1", "1", "100", "65536", "2147483647", "-2147483648", "1e30", "inf", "nan", "9" * 30, "", "x", "3 3")
 
 
-def write_files(folder: Path, damaged: int, good: int, seed: int) -> tuple[list[Path], list[Path]]:
+def write_files(
+    folder: Path, damaged: int, good: int, seed: int, kinds: tuple[str, ...] = KINDS
+) -> tuple[list[Path], list[Path]]:
     """Write `damaged` damaged files and `good` good ones into `folder`, and give the paths of both, files and folders.
 
-    The same seed writes the same files. Names say the kind of file and what was done to it.
+    The same seed writes the same files. Names say what was done to a file; `kinds`: what they are, before that.
     """
     rng = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    fine = [write_good(folder / f"good{number:04}", rng.choice(KINDS), rng) for number in range(good)]
+    fine = [write_good(folder / f"good{number:04}", rng.choice(kinds), rng) for number in range(good)]
     bad = []
     for number in range(damaged):
-        kind, damage = rng.choice(KINDS), rng.choice(DAMAGES)
+        kind, damage = rng.choice(kinds), rng.choice(DAMAGES)
         path = write_good(folder / f"bad{number:04}_{damage.__name__}", kind, rng)
         bad.append(damage(path, rng))
     return bad, fine

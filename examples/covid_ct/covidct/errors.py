@@ -14,8 +14,12 @@ class InputError(ValueError):
     """A file or argument that cannot be used; the message names it, what came, what was expected, the fix."""
 
     def __str__(self) -> str:
-        # Names of files may hold bytes that are no text, which no screen or file takes.
-        return super().__str__().encode("utf-8", "backslashreplace").decode("utf-8")
+        return as_text(super().__str__())
+
+
+def as_text(value: object) -> str:
+    """`value` for a screen or file: names of files may hold bytes that are no text, which neither takes."""
+    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def exit_on_input_error(main: Callable[[], T]) -> T:

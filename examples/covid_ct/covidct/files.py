@@ -1,12 +1,13 @@
 """Files that appear whole or not at all, and JSON files that hold what they should."""
 
 import errno
-import glob
 import hashlib
 import os
 import re
 import secrets
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -48,6 +49,16 @@ WORDING = {
 }
 # Characters of a wrong value, and wrong fields, that a message shows.
 SHOWN, LISTED = 60, 40
+# What a process writes before it takes the place of NAME: `.NAME.PROCESS-TOKEN` and a suffix. A token begins with the
+# machine; those of the first version had none, and called the space that they reserved `.space-PROCESS-TOKEN`.
+_PART = re.compile(r"\.(?:space-|.+\.)(\d+)-([0-9a-f]+)(?:\..*)?", re.DOTALL)
+_MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:4]
+_TOKEN = len(_MACHINE) + 8
+# Characters of a name, and of its suffix, that a temporary one keeps: file systems take 255 bytes.
+_KEPT, _KEPT_SUFFIX = 50, 16
+# A file that a process of another machine has not touched for a day was left.
+_ABANDONED = 24 * 3600
+_BEGUN = time.time()
 
 
 def entries(folder: Path) -> list[Path]:
@@ -78,7 +89,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     suffix = "".join(path.suffixes[-2:])
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{suffix}")
+    temporary = _part_of(path, suffix if len(suffix) <= _KEPT_SUFFIX else path.suffix[:_KEPT_SUFFIX])
     try:
         yield temporary
         _flush(temporary)
@@ -90,16 +101,40 @@ def replacing(path: Path) -> Iterator[Path]:
     _flush_folder(path.parent)
 
 
-def remove_parts(path: Path) -> None:
-    """Remove what processes that were killed in `replacing(path)` have left beside it; not what one still writes."""
-    for part in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        maker = re.match(r"(\d+)-", part.name.removeprefix(f".{path.name}."))
-        if maker is None or not is_running(int(maker[1])):
-            part.unlink(missing_ok=True)
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed in `replacing` have left in `folder`; not what one still writes.
+
+    What cannot be removed stays.
+    """
+    with suppress(OSError):
+        for path in list(folder.iterdir()):
+            if _is_left(path):
+                with suppress(OSError):
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _is_left(path: Path) -> bool:
+    found = _PART.fullmatch(path.name)
+    if found is None:
+        return False
+    process, token = int(found[1]), found[2]
+    changed = path.lstat().st_mtime
+    if len(token) == _TOKEN and not token.startswith(_MACHINE):
+        return time.time() - changed > _ABANDONED
+    # In a container the number is the same in every run.
+    return changed < _BEGUN if process == os.getpid() else not is_running(process)
+
+
+def _part_of(path: Path, suffix: str = "") -> Path:
+    """Where a process writes what will be `path`."""
+    name = path.name if len(os.fsencode(path.name)) <= 4 * _KEPT else path.name[:_KEPT]
+    return path.with_name(f".{name}.{os.getpid()}-{_MACHINE}{secrets.token_hex(4)}{suffix}")
 
 
 def is_running(process: int) -> bool:
-    """Whether a process of that number runs on this machine."""
+    """Whether a process of that number runs on this machine; where that cannot be asked, it does."""
+    if os.name == "nt":  # there, the question would end it
+        return True
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -113,10 +148,10 @@ def is_running(process: int) -> bool:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Give a new folder beside `path` to write files to; when the block ends well it takes the place of `path`.
 
-    Its name begins with a dot and the name of `path`; a killed process leaves it behind. If the block raises, it is
-    removed and `path` stays as it was. Raises OSError as the file system does.
+    What a killed process left of it goes by `remove_leftovers`. If the block raises, it is removed and `path` stays as
+    it was. Raises OSError as the file system does.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    temporary = _part_of(path)
     try:
         temporary.mkdir()
         yield temporary

@@ -1,9 +1,10 @@
 """A run folder that a process trains in, and the checkpoint that it leaves."""
 
 import json
-import multiprocessing
 import os
 import socket
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -14,24 +15,27 @@ from covidct.run.config import Config
 from covidct.run.lock import OWNER, locked
 from covidct.slices.presets import PRESETS
 
+HOLD = """
+import sys
+from pathlib import Path
+from covidct.run.lock import locked
 
-def hold(run, held, end):
-    with locked(run):
-        held.set()
-        end.wait(60)
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 @pytest.fixture
 def holder(tmp_path):
     """A process that trains in `tmp_path`, as far as the lock knows."""
-    context = multiprocessing.get_context("fork")
-    held, end = context.Event(), context.Event()
-    process = context.Process(target=hold, args=(tmp_path, held, end))
-    process.start()
-    assert held.wait(60)
-    yield process
-    end.set()
-    process.join()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        yield process
+        # Its end of the pipe is closed with the block, and it ends.
 
 
 def test_a_second_process_is_told_by_whom(tmp_path, holder):
@@ -42,7 +46,7 @@ def test_a_second_process_is_told_by_whom(tmp_path, holder):
 
 def test_a_killed_process_holds_nothing(tmp_path, holder):
     holder.kill()
-    holder.join()
+    holder.wait()
     with locked(tmp_path):
         assert json.loads((tmp_path / OWNER).read_text())["process"] == os.getpid()
     assert not (tmp_path / OWNER).exists()

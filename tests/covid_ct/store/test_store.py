@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from covidct.ct.labels import OUTSIDE
 from covidct.errors import InputError
+from covidct.files import remove_leftovers
 from covidct.store import lesion_samples
 from covidct.store import store as module
 from covidct.store.preprocess import Plan
-from covidct.store.store import StoreSettings, begin_store, intensity_of, open_store, remove_leftovers
+from covidct.store.store import StoreSettings, begin_store, intensity_of, open_store
 
 from tests.covid_ct.store_cases import SPACING, plan, save, store, volume
 
@@ -150,16 +151,16 @@ def test_a_case_is_whole_or_absent(tmp_path, monkeypatch):
 def test_leftovers_go(tmp_path):
     store(tmp_path, 1)
     before = contents(tmp_path)
-    (tmp_path / ".new.12-abc").mkdir()
-    (tmp_path / ".new.12-abc" / "image.b2nd").write_bytes(b"half")
-    (tmp_path / ".store.json.12-abc.json").write_text("half")
+    (tmp_path / ".new.99999999-abc").mkdir()
+    (tmp_path / ".new.99999999-abc" / "image.b2nd").write_bytes(b"half")
+    (tmp_path / ".store.json.99999999-abc.json").write_text("half")
     assert [case.name for case in open_store(tmp_path).cases] == ["test_0"]
     remove_leftovers(tmp_path)
     assert contents(tmp_path) == before
 
 
 def test_begun_again_after_a_kill_while_it_was_begun(tmp_path):
-    (tmp_path / ".store.json.12-abc.json").write_text("half")
+    (tmp_path / ".store.json.99999999-abc.json").write_text("half")
     begin_store(tmp_path, StoreSettings("test", SPACING))
     remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["store.json"]

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from covidct.errors import InputError
 from covidct.progress import TrainingProgress, work_shown
 from covidct.results import finish
-from covidct.run.checkpoint import cut_metrics, load_checkpoint, load_run, remove_leftovers, save_weights
+from covidct.run.checkpoint import cut_metrics, load_checkpoint, load_run, save_weights
 from covidct.run.config import Config
 from covidct.run.folder import result_files
 from covidct.run.systems import SYSTEMS, build_model, build_relation_loss
@@ -295,13 +296,19 @@ def test_the_log_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "relations").iterdir()) == ["step_000000.npz", "step_000002.npz"]
 
 
-def test_leftovers_of_a_killed_process_go(tmp_path: Path) -> None:
-    (tmp_path / "relations").mkdir()
-    leftovers = (".space-7-ab", ".checkpoint.pt.7-ab.pt", ".model.safetensors.7-ab.safetensors")
-    for name in (*leftovers, "relations/.step_000002.npz.7-ab.npz", "checkpoint.pt", ".notes"):
-        (tmp_path / name).touch()
-    remove_leftovers(tmp_path)
-    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [".notes", "checkpoint.pt"]
+def test_leftovers_of_a_killed_process_go(config: Config, trainer: Callable[..., Trainer]) -> None:
+    run = trainer(config).run
+    before = sorted(run.rglob("*"))
+    (run / "relations").mkdir(exist_ok=True)
+    dead = 99999999
+    for name in (".space-{}-ab", ".checkpoint.pt.{}-ab.pt", ".model.safetensors.{}-ab.safetensors", ".notes"):
+        (run / name.format(dead)).touch()
+    (run / f"relations/.step_000002.npz.{dead}-ab.npz").touch()
+    # Of a process that runs: this one's parent.
+    (run / f".metrics.csv.{os.getppid()}-ab.csv").touch()
+    trainer(config, run)
+    found = {path.name for path in set(run.rglob("*")) - set(before)} - {"relations", "metrics.jsonl"}
+    assert found == {".notes", f".metrics.csv.{os.getppid()}-ab.csv"}
 
 
 @pytest.mark.parametrize(("channels", "rank"), [(1, 1), (3, 3), (6, 6)])

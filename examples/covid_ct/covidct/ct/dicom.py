@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from covidct.ct.content import check_fetched, check_path, head_of, kind_of, reading, unreadable
 from covidct.ct.dicom_elements import check_lengths, storage_of
 from covidct.ct.grid import check_memory, skew_of
+from covidct.ct.itk import quiet
 from covidct.errors import InputError
 from covidct.files import entries
 
@@ -44,7 +45,7 @@ def read_series(folder: Path) -> tuple[Any, NDArray[np.float64]]:
     """
     frames, whole = _look_through(folder)
     reader = sitk.ImageSeriesReader()
-    with reading(folder):
+    with reading(folder), quiet():
         names = reader.GetGDCMSeriesIDs(str(folder))
         series = {name: list(reader.GetGDCMSeriesFileNames(str(folder), name)) for name in names}
     listed = {Path(file).name for files in series.values() for file in files}
@@ -52,7 +53,7 @@ def read_series(folder: Path) -> tuple[Any, NDArray[np.float64]]:
     if lost := sorted(whole - listed):
         raise unreadable(folder / lost[0], "it is called or marked as a slice, and no series is found in it")
     positions, normals = _placed(folder, files)
-    with reading(folder):
+    with reading(folder), quiet():
         reader.SetFileNames(files)
         image = reader.Execute()
     affine = np.eye(4)
@@ -117,7 +118,7 @@ def _placed(folder: Path, files: list[str]) -> tuple[NDArray[np.float64], NDArra
     positions, normals, shapes, need = [], [], set(), 0
     for file in files:
         reader = sitk.ImageFileReader()
-        with reading(Path(file)):
+        with reading(Path(file)), quiet():
             reader.SetFileName(file)
             reader.ReadImageInformation()
             normals.append(np.array(reader.GetDirection()).reshape(3, 3)[:, 2])

@@ -1,6 +1,7 @@
 """NRRD and MetaImage files: where the voxels are is ITK's reading of the header, the voxels are read from the file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def open_itk(path: Path) -> tuple[Grid, np.dtype[Any], StreamedVoxels | _Written
         check_fetched(declared.data, head_of(declared.data))
     check_extent(path, declared.shape, declared.need, data=declared.data, packing=declared.packing, skip=start)
     reader = sitk.ImageFileReader()
-    with reading(path):
+    with reading(path), quiet():
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
         shape, affine = reader.GetSize(), itk_affine(reader)
@@ -60,6 +61,17 @@ def open_itk(path: Path) -> tuple[Grid, np.dtype[Any], StreamedVoxels | _Written
         _Written(declared) if declared.form != "binary" else StreamedVoxels(_opener(declared), shape, declared.dtype)
     )
     return grid_of(path, shape, to_ras(affine)), declared.dtype.newbyteorder("="), voxels
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, ITK does not say on the screen what it finds odd in files."""
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.GlobalWarningDisplayOff()
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)
 
 
 def declared_by(path: Path) -> Declared:

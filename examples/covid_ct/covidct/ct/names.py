@@ -31,18 +31,26 @@ def stem_of(path: Path) -> str:
     return path.name[: len(path.name) - len(ending)]
 
 
-def volumes_by_name(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Path]:
+def volumes_by_name(
+    folder: Path, suffixes: tuple[str, ...] = SUFFIXES, faults: list[str] | None = None
+) -> dict[str, Path]:
     """The volume files directly in `folder`, by their names without suffix, in natural order.
 
     What is no folder is there: a link that leads nowhere, or a named pipe, is refused by name where it is read.
-    Raises InputError if one volume is there twice, as `.nii` and `.nii.gz`.
+    Raises InputError if one volume is there twice, as `.nii` and `.nii.gz`; where `faults` are given, that is added
+    to them, and neither of the two is found.
     """
     found: dict[str, Path] = {}
+    twice: set[str] = set()
     for path in sorted(entries(folder), key=lambda path: natural_key(path.name)):
         if not is_volume(path, suffixes) or path.is_dir():
             continue
         stem = stem_of(path)
         if stem in found:
-            raise InputError(f"{path} and {found[stem].name} are the same volume twice; remove one of them")
+            message = f"{path} and {found[stem].name} are the same volume twice; remove one of them"
+            if faults is None:
+                raise InputError(message)
+            faults.append(message)
+            twice.add(stem)
         found[stem] = path
-    return found
+    return {stem: path for stem, path in found.items() if stem not in twice}

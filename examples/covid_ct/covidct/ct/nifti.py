@@ -39,7 +39,8 @@ def open_nifti(path: Path) -> tuple[Grid, np.dtype[Any], NiftiVoxels]:
         stream = Stream(path, packing)
         head = stream.file.read(len(head)) if packing == "gzip" else head
     check_content(path, head, "NIfTI")
-    with reading(path):
+    # nibabel says on the screen what it finds odd in a header, and does not say of which file.
+    with reading(path), nib.imageglobals.LoggingOutputSuppressor():
         kind = nib.Nifti2Image if _is_second(head) else nib.Nifti1Image
         stream.file.seek(0)
         image = kind.from_file_map({"image": nib.FileHolder(fileobj=cast(IOBase, stream.file))})

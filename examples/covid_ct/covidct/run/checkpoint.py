@@ -84,15 +84,6 @@ def cut_metrics(run: Path, step: int) -> None:
             path.unlink()
 
 
-def remove_leftovers(run: Path) -> None:
-    """Remove temporary files of a process that was killed while it wrote."""
-    for pattern in (".space-*", ".*.*.pt", ".*.*.json", ".*.*.jsonl", ".*.*.safetensors", ".*.*.png", ".*.*.csv"):
-        for path in run.glob(pattern):
-            path.unlink()
-    for path in run.glob("relations/.step_*"):
-        path.unlink()
-
-
 def log_lines(path: Path) -> list[LogLine | None]:
     """What the lines of a metrics.jsonl hold; None for one that is torn or damaged."""
     return [_log_line(line) for line in path.read_bytes().splitlines()]

@@ -57,6 +57,20 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@contextmanager
+def in_memory(name: object) -> Iterator[None]:
+    """InputError, naming the image, where the memory of the machine or the GPU runs out."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # PyTorch's own class is the GPU's alone; on the CPU its allocator says so in words.
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+            raise InputError(
+                f"{name}: not enough memory to compute its mask; free some, or cut the image to what is of interest"
+            ) from None
+        raise
+
+
 def check_finite(probability: Map, name: object, precision: str) -> None:
     """InputError, naming the image, if the output of a network trained in `precision` is not finite."""
     if not np.isfinite(probability).all():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from covidct.errors import InputError, print_error
-from covidct.files import write_text, writing
+from covidct.files import remove_leftovers, write_text, writing
 from covidct.run.config import Config
 
 T = TypeVar("T")
@@ -90,10 +90,14 @@ def check_writable(folder: Path) -> None:
 
 
 def make_output(folder: Path) -> None:
-    """Make `folder`, the value of --output, unless it is there; InputError if results cannot be written to it."""
+    """Make `folder`, the value of --output, unless it is there; InputError if results cannot be written to it.
+
+    What killed calls have left in it goes.
+    """
     with writing(f"--output {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
     check_writable(folder)
+    remove_leftovers(folder)
 
 
 def _cell(value: Any) -> Any:

@@ -57,21 +57,24 @@ def find_cases(folder: Path, faults: list[str] | None = None) -> tuple[Case, ...
         )
     if (folder / "imagesTr").is_dir():
         return _nnunet(folder, faults)
-    here = volumes_by_name(folder)
-    if here:
+    doubled: list[str] | None = None if faults is None else []
+    here = volumes_by_name(folder, faults=doubled)
+    if here or doubled:
         if faults is not None:
-            faults += _left_out(folder)
+            faults += [*_left_out(folder), *(doubled or ())]
         is_case = any(_is_image(stem, folder) for stem in here)
         return (_case(folder, here),) if is_case else _flat(here, faults)
     below = sorted((path for path in entries(folder) if path.is_dir()), key=lambda path: natural_key(path.name))
     cases = []
     for path in below:
-        if found := volumes_by_name(path):
-            try:
+        try:
+            if found := volumes_by_name(path):
                 cases.append(_case(path, found))
-            except InputError as error:
-                _fault(str(error), faults)
-        elif faults is not None and not path.name.startswith("."):
+                continue
+        except InputError as error:
+            _fault(str(error), faults)
+            continue
+        if faults is not None and not path.name.startswith("."):
             faults.append(f"{path} holds no NIfTI, NRRD or MetaImage file; convert DICOM first")
     if not cases and not faults:
         wanted = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
@@ -101,7 +104,12 @@ def _left_out(folder: Path) -> list[str]:
 
 
 def _is_image(stem: str, folder: Path) -> bool:
-    return stem.lower() in (*IMAGE_NAMES, folder.name.lower())
+    return stem.lower() in (*IMAGE_NAMES, _name_of(folder).lower())
+
+
+def _name_of(folder: Path) -> str:
+    """The name by which the folder is given, not that of where a link leads; `.` has one, too."""
+    return folder.absolute().name
 
 
 def _case(folder: Path, volumes: dict[str, Path]) -> Case:
@@ -109,7 +117,7 @@ def _case(folder: Path, volumes: dict[str, Path]) -> Case:
     lungs = [path for stem, path in volumes.items() if stem.lower().startswith(LUNG_PREFIX) and path not in image]
     lesion = [path for stem, path in volumes.items() if stem.lower() in LESION_NAMES]
     for what, found, names in (
-        ("CT volume", image, (*IMAGE_NAMES, folder.name)),
+        ("CT volume", image, (*IMAGE_NAMES, _name_of(folder))),
         ("lesion mask", lesion, LESION_NAMES),
     ):
         if len(found) != 1:
@@ -119,18 +127,21 @@ def _case(folder: Path, volumes: dict[str, Path]) -> Case:
                 f"{folder}: {several if found else none}; "
                 f"name exactly one of them {_listed(names, len(names))} ({', '.join(SUFFIXES)})"
             )
-    return Case(name=folder.name, image=image[0], lesion=lesion[0], lungs=tuple(lungs))
+    return Case(name=_name_of(folder), image=image[0], lesion=lesion[0], lungs=tuple(lungs))
 
 
 def _nnunet(folder: Path, faults: list[str] | None) -> tuple[Case, ...]:
-    images, labels = volumes_by_name(folder / "imagesTr"), {}
+    images, labels = volumes_by_name(folder / "imagesTr", faults=faults), {}
     if (folder / "labelsTr").is_dir():
-        labels = volumes_by_name(folder / "labelsTr")
-    if not images:
+        labels = volumes_by_name(folder / "labelsTr", faults=faults)
+    if not images and not faults:
         raise InputError(f"{folder / 'imagesTr'} is empty: no volume in it; put the volumes there")
     cases: dict[str, Case] = {}
     for stem, path in images.items():
         name = re.sub(r"_0000$", "", stem)
+        if name in cases:
+            _fault(f"{path} and {cases[name].image.name} are both the case {name}; remove one of them", faults)
+            continue
         if name not in labels:
             missing = f"{folder / 'labelsTr' / name}.nii.gz is missing; add it or remove the image"
             _fault(f"{path} has no mask: {missing}", faults)

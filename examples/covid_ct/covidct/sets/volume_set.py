@@ -20,13 +20,13 @@ class VolumeSet:
 def volumes_in(folder: Path, skipped: list[str]) -> dict[str, Path]:
     """The volume files directly in `folder`, by their names without suffix, in natural order.
 
-    macOS' `._*` files (resource forks that its archives hold) are left out, and `skipped` gets a line about them.
-    Raises InputError if one volume is there twice, as `.nii` and `.nii.gz`.
+    macOS' `._*` files (resource forks that its archives hold) are left out, and so is a volume that is there twice, as
+    `.nii` and `.nii.gz`; `skipped` gets a line about them.
     """
     hidden = sum(path.name.startswith("._") for path in entries(folder))
     if hidden:
         skipped.append(f"{folder}: {hidden} {'file' if hidden == 1 else 'files'} ._* that macOS left in the archive")
-    return volumes_by_name(folder)
+    return volumes_by_name(folder, faults=skipped)
 
 
 def below(folder: Path, name: str) -> Path | None:

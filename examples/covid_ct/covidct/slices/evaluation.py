@@ -15,7 +15,7 @@ from covidct.errors import InputError
 from covidct.files import read_json
 from covidct.run.config import Config
 from covidct.run.precision import inference_precision
-from covidct.run.prediction import binarise, check_finite, device_of
+from covidct.run.prediction import binarise, check_finite, device_of, in_memory
 from covidct.run.results import CSV, JSON, Failed, heading, write_tables
 from covidct.slices.inference import predict_probability
 from covidct.slices.metrics import MEASURES, PER_IMAGE, ImageScores, Scores, score_image, summarise
@@ -89,7 +89,8 @@ def score_slices(
     failed: list[Failed] = []
     for number, item in enumerate(slices, start=1):
         try:
-            scored.append(_score(model, item, config, flips=flips))
+            with in_memory(item.path):
+                scored.append(_score(model, item, config, flips=flips))
         except InputError as error:
             failed.append(Failed(item.name, str(error)))
         if progress is not None:

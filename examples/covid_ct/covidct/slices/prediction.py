@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
+from covidct.ct.content import check_path, reading
 from covidct.ct.picture import pictures_in
 from covidct.errors import InputError, print_error
-from covidct.files import remove_parts, replacing, writing
+from covidct.files import replacing, writing
 from covidct.run.checkpoint import load_run
 from covidct.run.claims import Claims, given, report
 from covidct.run.config import Config
-from covidct.run.prediction import best_device, binarise
+from covidct.run.prediction import best_device, binarise, in_memory
 from covidct.run.requests import Prediction
 from covidct.run.results import make_output
 from covidct.slices.evaluation import predict_slice
@@ -80,9 +81,10 @@ def plan_pictures(
 def is_mask(path: Path) -> bool:
     """Whether `path` is a PNG that predict.py wrote."""
     try:
-        with Image.open(path, formats=("PNG",)) as picture:
+        check_path(path)
+        with reading(path), Image.open(path, formats=("PNG",)) as picture:
             return picture.info.get(MAKER) == MADE_BY
-    except (OSError, SyntaxError, ValueError):
+    except InputError:
         return False
 
 
@@ -92,7 +94,8 @@ def _write_masks(targets: list[Target], model: nn.Module, config: Config, *, fli
     errors = Console(stderr=True)
     for target in track(targets, "predicting", console=errors, transient=True, disable=not errors.is_terminal):
         try:
-            _write_mask(target, model, config, flips=flips)
+            with in_memory(target.picture):
+                _write_mask(target, model, config, flips=flips)
         except InputError as error:
             failures += 1
             print_error(error, errors)
@@ -100,14 +103,19 @@ def _write_masks(targets: list[Target], model: nn.Module, config: Config, *, fli
 
 
 def _write_mask(target: Target, model: nn.Module, config: Config, *, flips: bool) -> None:
-    for result in target.results:
-        with writing(result):
-            remove_parts(result)
     image = read_picture(target.picture)
     probability = predict_slice(model, image, config, flips=flips, name=str(target.picture))
-    if target.probability is not None:
-        _write(target.probability, (probability * 65535).round().astype(np.uint16))
-    _write(target.mask, binarise(probability).astype(np.uint8) * 255)
+    mask = binarise(probability).astype(np.uint8) * 255
+    if target.probability is None:
+        _write(target.mask, mask)
+        return
+    _write(target.probability, (probability * 65535).round().astype(np.uint16))
+    try:
+        _write(target.mask, mask)
+    except InputError:
+        # Beside no mask, or one of an earlier call, it would tell nothing.
+        target.probability.unlink(missing_ok=True)
+        raise
 
 
 def _pictures(inputs: Iterable[Path]) -> tuple[list[Path], list[InputError]]:
@@ -116,9 +124,7 @@ def _pictures(inputs: Iterable[Path]) -> tuple[list[Path], list[InputError]]:
     faults: list[InputError] = []
     for path in inputs:
         try:
-            inside = pictures_in(path) if os.path.isdir(path) else [path]
-            if not inside:
-                raise InputError(f"{path} holds no PNG or JPG; give a folder with pictures directly inside")
+            inside = _pictures_in(path) if os.path.isdir(path) else [path]
         except InputError as error:
             faults.append(error)
             continue
@@ -127,6 +133,16 @@ def _pictures(inputs: Iterable[Path]) -> tuple[list[Path], list[InputError]]:
     if not (found or faults):
         raise InputError("no INPUT was given; name the pictures or folders to predict")
     return list(found.values()), faults
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    """The pictures directly inside, without what an earlier call has written there; InputError if there are none."""
+    found = pictures_in(folder)
+    inside = [path for path in found if not is_mask(path)]
+    if not inside:
+        what = "no PNG or JPG but those that predict.py wrote" if found else "no PNG or JPG"
+        raise InputError(f"{folder} holds {what}; give a folder with pictures directly inside")
+    return inside
 
 
 def _write(path: Path, values: NDArray[np.uint8] | NDArray[np.uint16]) -> None:

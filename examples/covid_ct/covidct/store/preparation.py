@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from covidct.ct.content import reading
 from covidct.ct.files import files_of
 from covidct.ct.volume import CaseFacts, VolumeCase, load_volume, scan_case
 from covidct.errors import InputError
@@ -114,6 +115,19 @@ def gigabytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
+def of_one_name(cases: Sequence[VolumeCase]) -> dict[str, str]:
+    """Of cases that would share a folder of the store, by name, whose they are; capitals are not told apart."""
+    owners: dict[str, list[VolumeCase]] = {}
+    for case in cases:
+        owners.setdefault(case.name.casefold(), []).append(case)
+    return {
+        case.name: f"{' and '.join(str(one.image) for one in several)} would share the folder {case.name}; rename one"
+        for several in owners.values()
+        for case in several
+        if len(several) > 1
+    }
+
+
 def prepare(
     cases: Sequence[VolumeCase], facts: Mapping[str, CaseFacts], root: Path, spacing: Spacing, workers: int
 ) -> Iterator[Outcome]:
@@ -128,7 +142,7 @@ def prepare(
 
 
 def input_files(case: VolumeCase) -> dict[str, Path]:
-    """Each file that `case` is made from, by the last two parts of its path."""
+    """Each file that `case` is made from, by the last two parts of its path; InputError if one is not there."""
     found: dict[str, Path] = {}
     for path in (case.image, case.mask):
         files = () if path is None else files_of(path)
@@ -138,26 +152,35 @@ def input_files(case: VolumeCase) -> dict[str, Path]:
 
 def input_states(case: VolumeCase) -> dict[str, InputState]:
     """Bytes, time of change and SHA-256 of each of `input_files`."""
-    return {name: [*_stamp(file), digest(file)] for name, file in input_files(case).items()}
+    return {name: [*_stamp(file), _digest(file)] for name, file in input_files(case).items()}
 
 
 def compare_inputs(present: CaseStore, case: VolumeCase) -> Literal["same", "changed", "other"]:
     """Whether a stored case was made from the files of `case`, from an earlier content of them, or from others.
 
-    other: names or sizes differ. A file is read, for its checksum, only where its time of change differs.
+    other: names or sizes differ. A file is read, for its checksum, only where its time of change differs. Stores of the
+    first version do not know of voxels beside their header: such a case counts as changed.
     """
     files = input_files(case)
     if not all(isinstance(state, list) and len(state) == 3 for state in present.inputs.values()):
         return "changed"
-    if {name: state[0] for name, state in present.inputs.items()} != {n: _stamp(f)[0] for n, f in files.items()}:
-        return "other"
+    sizes = {name: _stamp(file)[0] for name, file in files.items()}
+    known = {name: state[0] for name, state in present.inputs.items()}
+    if known != sizes:
+        return "changed" if known and known.items() <= sizes.items() else "other"
     moved = [name for name, file in files.items() if [*present.inputs[name][:2]] != _stamp(file)]
-    return "same" if all(digest(files[name]) == present.inputs[name][2] for name in moved) else "changed"
+    return "same" if all(_digest(files[name]) == present.inputs[name][2] for name in moved) else "changed"
 
 
 def _stamp(file: Path) -> list[int]:
-    state = file.stat()
+    with reading(file):
+        state = file.stat()
     return [state.st_size, state.st_mtime_ns]
+
+
+def _digest(file: Path) -> str:
+    with reading(file):
+        return digest(file)
 
 
 def _scan(case: VolumeCase, root: Path) -> CaseFacts | str:
@@ -179,6 +202,8 @@ def _present(case: VolumeCase, root: Path) -> CaseStore | None:
 def _prepare(case: VolumeCase, facts: CaseFacts, root: Path, spacing: Spacing) -> Outcome:
     try:
         present = _present(case, root)
+        if present is None and os.path.lexists(root / case.name):
+            raise InputError(f"{root / case.name} is there and is no case of this store; move or delete it")
         known = "other" if present is None else compare_inputs(present, case)
         if present is not None and known == "other":
             raise InputError(

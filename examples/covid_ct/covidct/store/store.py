@@ -1,7 +1,6 @@
 """Preprocessed cases on disk: compressed in chunks, so that a patch is read without the whole volume."""
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -187,15 +186,6 @@ def check_free(root: Path) -> None:
     # A preparation that was killed as it began has left its half-written settings.
     if not all(path.name.startswith(f".{SETTINGS}.") for path in entries(root)):
         raise InputError(f"--output {root} is neither empty nor a store; give another folder")
-
-
-def remove_leftovers(root: Path) -> None:
-    """Delete what a preparation that was killed had begun and not finished."""
-    for path in entries(root):
-        if path.name.startswith(".") and path.is_dir():
-            shutil.rmtree(path)
-        elif path.name.startswith(f".{SETTINGS}."):
-            path.unlink()
 
 
 def write_case(

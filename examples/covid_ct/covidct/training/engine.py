@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from covidct.errors import InputError
+from covidct.files import remove_leftovers
 from covidct.progress import TrainingProgress
 from covidct.run.checkpoint import (
     CHECKPOINT,
@@ -20,7 +21,6 @@ from covidct.run.checkpoint import (
     check_same_config,
     cut_metrics,
     load_checkpoint,
-    remove_leftovers,
     save_checkpoint,
 )
 from covidct.run.config import Config
@@ -248,7 +248,8 @@ class Trainer:
                     "put the right one back, or remove it to start from step 0 with --resume"
                 ) from None
         if self.fabric.is_global_zero:
-            remove_leftovers(self.run)
+            for folder in (self.run, self.run / "relations"):
+                remove_leftovers(folder)
             cut_metrics(self.run, self.step)
 
 

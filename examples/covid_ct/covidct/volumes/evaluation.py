@@ -8,10 +8,10 @@ from torch import nn
 
 from covidct.ct.volume import VolumeCase, check_case, load_volume
 from covidct.errors import InputError
-from covidct.files import remove_parts, writing
+from covidct.files import remove_leftovers, writing
 from covidct.phantoms.volume_set import phantom_volumes
 from covidct.run.config import Config
-from covidct.run.prediction import binarise
+from covidct.run.prediction import binarise, in_memory
 from covidct.run.results import Failed, without_nan
 from covidct.sets.names import PHANTOM_VOLUMES
 from covidct.sets.readers import read_volume_set
@@ -110,6 +110,7 @@ def score_volumes(
     """
     if not cases:
         raise InputError("there are no volumes to evaluate; check the data folder and the fold")
+    remove_leftovers(run / RECORDS)
     scored, failed = [], []
     for number, case in enumerate(cases):
 
@@ -118,7 +119,8 @@ def score_volumes(
                 progress((number + done / total) / len(cases))
 
         try:
-            scored.append(_score(run, model, plan, case, settings, advance))
+            with in_memory(case.image):
+                scored.append(_score(run, model, plan, case, settings, advance))
         except InputError as error:
             failed.append(Failed(case.name, str(error)))
         advance(1, 1)
@@ -143,8 +145,6 @@ def _score(
         if volume.mask is None:
             raise InputError(f"{case.image} has no mask; only labelled volumes can be evaluated")
         scores = score_volume(volume.mask, predicted, volume.spacing)
-        for part in (path, mask):
-            remove_parts(part)
         begin(path, came_from)
         with writing(mask):
             volume.grid.save_mask(mask, predicted)

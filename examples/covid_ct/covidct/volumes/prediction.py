@@ -16,11 +16,11 @@ from torch import nn
 
 from covidct.ct.names import check_volume_name, is_volume, stem_of
 from covidct.ct.volume import Volume, VolumeCase, load_volume
-from covidct.errors import InputError, print_error
-from covidct.files import entries, remove_parts, writing
+from covidct.errors import InputError, as_text, print_error
+from covidct.files import entries, writing
 from covidct.run.checkpoint import load_run
 from covidct.run.claims import Claims, given, report
-from covidct.run.prediction import best_device, binarise
+from covidct.run.prediction import best_device, binarise, in_memory
 from covidct.run.requests import Prediction
 from covidct.run.results import make_output
 from covidct.sets.cases import IMAGE_NAMES, LUNG_ENDING, LUNG_PREFIX, MASK_ENDINGS
@@ -28,7 +28,7 @@ from covidct.store.preprocess import Plan
 from covidct.volumes.figures import draw_lesions
 from covidct.volumes.metrics import millilitres
 from covidct.volumes.plan import read_plan
-from covidct.volumes.records import begin, is_record, origin, record, recorded
+from covidct.volumes.records import begin, is_record, is_result, origin, record, recorded
 from covidct.volumes.segmentation import Settings, segment, settings_of
 
 
@@ -83,12 +83,13 @@ def _write_results(run: Path, model: nn.Module, plan: Plan, jobs: Sequence[Job],
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task("", total=None)
         for job in jobs:
-            bar.reset(task, description=escape(job.case.name))
+            bar.reset(task, description=escape(as_text(job.case.name)))
             try:
-                report, computed = predict_volume_file(
-                    *(run, model, plan, job, settings),
-                    progress=lambda done, total: bar.update(task, completed=done, total=total),
-                )
+                with in_memory(job.case.image):
+                    report, computed = predict_volume_file(
+                        *(run, model, plan, job, settings),
+                        progress=lambda done, total: bar.update(task, completed=done, total=total),
+                    )
             except InputError as error:
                 failures += 1
                 print_error(error, errors)
@@ -127,9 +128,10 @@ def plan_volumes(
     jobs: list[Job] = []
     for path in masks:
         job = _job(path, found[path], output, masks[path], probabilities=probabilities)
-        ours = is_record(job.record)
         try:
-            claims.take(path, (*job.results, job.record), ours=ours)
+            if path.is_dir() and os.path.realpath(path) == os.path.realpath(output):
+                raise InputError(f"{path} is a series and --output: results would lie among slices; give another")
+            claims.take(path, (*job.results, job.record), ours=is_record(job.record))
         except InputError as error:
             faults.append(error)
         else:
@@ -165,9 +167,6 @@ def predict_volume_file(
     kept = recorded(job.record, Report, came_from, job.results)
     if kept is not None:
         return kept, False
-    for result in (*job.results, job.record):
-        with writing(result):
-            remove_parts(result)
     volume = load_volume(job.case)
     probability = segment(model, volume, plan, settings, progress=progress)
     mask = binarise(probability)
@@ -244,6 +243,12 @@ def _volumes_in(folder: Path) -> dict[Path, str]:
         )
     if not files:
         raise InputError(f"{folder} is empty; give NIfTI, NRRD or MHA files, or the folder of a DICOM series")
+    results = [path for path in files if is_volume(path) and is_result(path)]
+    # Their pictures and records, too.
+    written = {stem_of(path).removesuffix("_probability") for path in results}
+    files = [path for path in files if path not in results and path.stem not in written]
+    if not files:
+        raise InputError(f"{folder} holds nothing but what predict.py wrote; give the folder of the CT volumes")
     volumes = [path for path in files if is_volume(path)]
     only = [path for path in volumes if _is_only_case(path)]
     if len(only) == 1 or not volumes:

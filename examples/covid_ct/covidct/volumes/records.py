@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from covidct.ct.files import files_of
+from covidct.ct.names import stem_of
 from covidct.errors import InputError
 from covidct.files import digest, read_json, write_text, writing
 from covidct.run.checkpoint import WEIGHTS
@@ -49,20 +50,24 @@ def recorded(path: Path, kind: type[T], came_from: dict[str, Any], results: Iter
 
     A damaged record is none: its result is computed anew.
     """
-    try:
-        found = read_json(path, Record[kind], fix="")  # type: ignore[valid-type]
-    except InputError:
+    found: Record[T] | None = _read(path, kind)
+    if found is None or found.origin != came_from or not all(file.is_file() for file in results):
         return None
-    return found.result if found.origin == came_from and all(file.is_file() for file in results) else None
+    return found.result
 
 
 def is_record(path: Path) -> bool:
     """Whether `path` is a record, whole or begun, and not somebody else's JSON: dcm2niix writes one beside a CT."""
-    try:
-        read_json(path, Record[Any], fix="")
-    except InputError:
-        return False
-    return True
+    return _read(path, Any) is not None
+
+
+def is_result(path: Path) -> bool:
+    """Whether predict.py wrote the volume `path`: the record of one lies beside it, and not as what that came from."""
+    for stem in (stem_of(path), stem_of(path).removesuffix("_probability")):
+        found = _read(path.with_name(f"{stem}.json"), Any)
+        if found is not None and str(path.absolute()) not in str(found.origin.get("files")):
+            return True
+    return False
 
 
 def begin(path: Path, came_from: dict[str, Any]) -> None:
@@ -73,6 +78,17 @@ def begin(path: Path, came_from: dict[str, Any]) -> None:
 def record(path: Path, came_from: dict[str, Any], result: dict[str, Any]) -> None:
     """Write a record, whole or not at all; InputError if that is impossible."""
     _write(path, came_from, result)
+
+
+def _read(path: Path, kind: Any) -> Record[Any] | None:
+    """The record at `path`, whose result is a `kind`; None if that is damaged, or anything but a file."""
+    if not path.is_file():  # a named pipe would wait for ever
+        return None
+    try:
+        found: Record[Any] = read_json(path, Record[kind], fix="")
+    except InputError:
+        return None
+    return found
 
 
 def _weights(path: Path) -> str:
