@@ -478,3 +478,45 @@ def test_terms_keep_their_weight():
     terms = loss.terms(output())
     loss.step()
     assert terms.weight.item() == 0.5
+
+
+class TestWeights:
+    """What a weight and its step may be, and how they start again."""
+
+    def test_reset_goes_back_to_the_start(self):
+        loss = RelationLoss(LinearRampUp(10, peak=1.0))
+        loss.step(6)
+        loss.reset_parameters()
+        assert (loss.current_weight.item(), int(loss.get_extra_state())) == (0, 0)
+        loss.step()
+        assert loss.current_weight.item() == pytest.approx(0.1)
+
+    def test_made_on_the_meta_device(self):
+        with torch.device("meta"):
+            loss = RelationLoss(LinearRampUp(10, peak=1.0))
+        loss.to_empty(device="cpu")
+        loss.current_weight.fill_(-1e12)
+        loss.reset_parameters()
+        assert loss.current_weight.item() == 0
+
+    @pytest.mark.parametrize("step", [1.7, True, "2"])
+    def test_a_step_is_a_whole_number(self, step):
+        loss = RelationLoss(LinearRampUp(10))
+        with pytest.raises(TypeError, match=f"to must be a whole number of optimiser steps, got {step!r}"):
+            loss.step(step)
+        assert int(loss.get_extra_state()) == 0
+
+    @pytest.mark.parametrize("weight", [1e39, -1e39, lambda step: 1e39, lambda step: float("nan")])
+    def test_a_weight_fits_float32(self, weight):
+        with pytest.raises(ValueError, match=r"weight must be finite in float32, the schedule .* gives"):
+            RelationLoss(weight)
+
+    def test_the_largest_weight_is_kept(self):
+        assert RelationLoss(3e38).current_weight.isfinite()
+
+    @pytest.mark.parametrize("name", ["target", "general"])
+    def test_an_output_without_maps_is_refused(self, name):
+        maps = (torch.rand(2, 4, 3, 3),)
+        given = {"target": maps, "general": maps, "source": maps} | {name: ()}
+        with pytest.raises(ValueError, match=f"output.{name} holds no map"):
+            RelationLoss()(DualEncoderOutput(logits=None, **given))

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.utils import prune
 
 from relcons import DualEncoderUNet, MultiEncoderUNet, UNetParts
 from tests.models.networks import TinyDecoder, TinyEncoder, tiny_parts
@@ -105,3 +107,24 @@ def test_general_encoder_of_other_strides_is_named_at_the_first_batch() -> None:
     model = DualEncoderUNet(tiny_parts(), general=own)
     with pytest.raises(ValueError, match="the general encoders' maps must have the target encoder's shape"):
         model(torch.rand(SMALL))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.3),
+        pytest.param(
+            nn.utils.weight_norm, marks=pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+        ),
+    ],
+    ids=["prune", "weight_norm"],
+)
+@pytest.mark.parametrize("general", ["copy", "reset"])
+def test_computed_weights_are_named_with_the_fix(change, general):
+    parts = tiny_parts()
+    layers = parts.encoder.named_modules()
+    name, layer = next((name, layer) for name, layer in layers if isinstance(layer, nn.Conv2d))
+    change(layer)
+    message = rf"layer '{name}' computes its 'weight' at every pass.*prune\.remove.*general="
+    with pytest.raises(ValueError, match=message):
+        DualEncoderUNet(parts, general=general)
