@@ -6,7 +6,9 @@ import io
 import math
 import pickle
 from functools import partial
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -520,3 +522,24 @@ class TestWeights:
         given = {"target": maps, "general": maps, "source": maps} | {name: ()}
         with pytest.raises(ValueError, match=f"output.{name} holds no map"):
             RelationLoss()(DualEncoderOutput(logits=None, **given))
+
+    def test_a_schedule_gets_and_gives_plain_numbers(self):
+        steps = []
+
+        def schedule(step):
+            steps.append(type(step))
+            return torch.tensor(0.25)
+
+        loss = RelationLoss(schedule)
+        loss.step(np.int64(3))
+        assert steps == [int, int]
+        assert loss.current_weight.item() == 0.25
+        assert type(loss._step) is int
+
+    @pytest.mark.parametrize("name", ["target", "general", "source"])
+    def test_what_is_no_output_is_refused(self, name):
+        fields = {"target": (torch.rand(2, 4, 3),), "general": (torch.rand(2, 4, 3),), "source": None}
+        del fields[name]
+        message = rf"output must be what a model returns .*, got SimpleNamespace without {name}"
+        with pytest.raises(TypeError, match=message):
+            RelationLoss(general=False)(SimpleNamespace(**fields))
