@@ -13,8 +13,10 @@ def check_floating(name: str, tensor: Tensor) -> None:
     """Raise TypeError unless ``tensor`` is a floating-point tensor."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-    if not tensor.is_floating_point():
+    if not tensor.is_floating_point() or tensor.dtype.itemsize < 2:  # of the 8-bit types torch only stores numbers
         raise TypeError(f"{name} must be floating point, got {tensor.dtype}; convert it with .float()")
+    if tensor.device.type == "meta":
+        raise ValueError(f"{name} is on the meta device, which holds no numbers; compute it on a real device")
 
 
 def check_features(features: Tensor, name: str = "features") -> None:

@@ -49,9 +49,11 @@ def gram_matrix(features: Tensor, *, batch: Batch = "mean") -> Tensor:
     check_choice("batch", batch, BATCHES)
     with torch.autocast(features.device.type, enabled=False):
         if batch == "mean":
-            gram: Tensor = _MeanGram.apply(features)[0]
+            mean_gram = _MeanGram if torch.compiler.is_compiling() else _MeanGramWithTangent
+            gram: Tensor = mean_gram.apply(features)[0]
             return gram
-        grams: Tensor = _SampleGram.apply(features.flatten(2).to(accumulation_dtype(features)))
+        sample_gram = _SampleGram if torch.compiler.is_compiling() else _SampleGramWithTangent
+        grams: Tensor = sample_gram.apply(features.flatten(2).to(accumulation_dtype(features)))
         return grams
 
 
@@ -65,7 +67,7 @@ def relation_matrix(features: Tensor, *, batch: Batch = "mean", eps: float = 1e-
     its column in the live rows keeps its exact gradient. $R$ does not change when the features are
     multiplied by a number, so its gradient scales with the inverse of that number; likewise the
     gradient of a channel much weaker than the others grows with the inverse of its strength until
-    it counts as dead.
+    it counts as dead. Features whose largest entry of $G$ is below 1e-31 (float64: 1e-292) are zeros.
 
     Args:
         features: ``(B, C, *spatial)``, one, two or three spatial axes.
@@ -93,7 +95,10 @@ def relation_matrix(features: Tensor, *, batch: Batch = "mean", eps: float = 1e-
         # A Gram matrix has its largest entry on the diagonal (Cauchy-Schwarz). Dividing by it changes
         # nothing in R and keeps the squares below from leaving float32's range.
         largest = gram.detach().diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None]
-        gram = gram / torch.where(largest == 0, 1.0, largest)
+        # Below this the inverse of the largest entry leaves the type's range in the backward pass.
+        limits = torch.finfo(gram.dtype)
+        lost = largest < limits.tiny / limits.eps
+        gram = torch.where(lost, 0.0, gram / torch.where(lost, 1.0, largest))
         squares = gram.square().sum(-1, keepdim=True)
         norms = squares.detach().sqrt()
         # "<=" and not its negation: NaN then counts as live and is seen instead of turned into 0.
@@ -244,6 +249,20 @@ class _SampleGram(torch.autograd.Function):
             return product
 
 
+class _SampleGramWithTangent(_SampleGram):
+    """The same with forward-mode derivatives, which torch.compile does not take."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        _SampleGram.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(inputs[0])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        half: Tensor = tangents[0] @ ctx.saved_tensors[0].mT
+        return half + half.mT
+
+
 class _MeanGram(torch.autograd.Function):
     """Gram matrix of the batch mean, keeping one mean map and writing the gradient once.
 
@@ -279,6 +298,21 @@ class _MeanGram(torch.autograd.Function):
                     grad = grad + grad_mean / ctx.shape[0]
                 return _spread(grad, ctx.shape, ctx.dtype)
             return _write_gradient(factor, mean, ctx.shape, ctx.dtype)
+
+
+class _MeanGramWithTangent(_MeanGram):
+    """The same with forward-mode derivatives, which torch.compile does not take."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        _MeanGram.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(output[1])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> tuple[Tensor, Tensor]:
+        mean_tangent = _batch_mean(tangents[0])
+        half = mean_tangent @ ctx.saved_tensors[0].mT
+        return half + half.mT, mean_tangent
 
 
 def _batch_mean(features: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Relation losses as modules, with a weight that ramps up."""
 
-import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -20,6 +20,9 @@ from relcons.relations import GramRelation
 from relcons.schedules import ConstantWeight, Schedule
 
 __all__ = ["GeneralConsistencyLoss", "RelationLoss", "RelationTerms", "TargetConsistencyLoss"]
+
+# Of a weight, which lives in a float32 buffer.
+LARGEST = torch.finfo(torch.float32).max
 
 Maps = Sequence[Tensor] | Sequence[Sequence[Tensor]]
 
@@ -72,8 +75,19 @@ class _WeightedLoss(nn.Module):
         # A tensor, since torch.compile would compile anew for every value of a Python number.
         self.register_buffer("current_weight", torch.tensor(self._scheduled(0)), persistent=False)
 
+    def reset_parameters(self) -> None:
+        """Back to the schedule's start, as torch's layers go back to fresh weights."""
+        self.step(0)
+
     def step(self, to: int | None = None) -> None:
-        """Advance the schedule by one step, or set it to step ``to``; call it after the optimiser's step."""
+        """Advance the schedule by one step, or set it to step ``to``; call it after the optimiser's step.
+
+        Raises:
+            TypeError: ``to`` is not a whole number.
+            ValueError: ``to`` is negative, or the schedule gives no finite weight there.
+        """
+        if to is not None and (isinstance(to, bool) or not isinstance(to, Integral)):
+            raise TypeError(f"to must be a whole number of optimiser steps, got {to!r}")
         step = self._step + 1 if to is None else int(to)
         self.current_weight.fill_(self._scheduled(step))
         self._step = step
@@ -92,8 +106,10 @@ class _WeightedLoss(nn.Module):
 
     def _scheduled(self, step: int) -> float:
         weight = float(self.schedule(step))
-        if not math.isfinite(weight):
-            raise ValueError(f"weight must be finite, the schedule {self.schedule} gives {weight} at step {step}")
+        if not abs(weight) <= LARGEST:
+            raise ValueError(
+                f"weight must be finite in float32, the schedule {self.schedule} gives {weight} at step {step}"
+            )
         return weight
 
     def _weight(self) -> Tensor:
@@ -230,6 +246,9 @@ class RelationLoss(_WeightedLoss):
                 )
             if isinstance(getattr(output, name), Tensor):
                 raise TypeError(f"output.{name} must be a tuple of maps, one per level, got a tensor")
+            read = {"general": True, "target": self.target is not None, "source": False}[name]
+            if read and not len(getattr(output, name)):
+                raise ValueError(f"output.{name} holds no map; build the model with levels=(-1,) or others")
         generals = _per_encoder(output.general)
         sources = [None] * len(generals) if output.source is None else _per_encoder(output.source)
         if len(sources) != len(generals):

@@ -573,3 +573,72 @@ class TestInvariance:
         assert relation_distance(a, a) == 0
         torch.testing.assert_close(relation_distance(a, b), relation_distance(b, a))
         assert 0 <= relation_distance(a, b, reduction="row_mean") <= 4
+
+
+class TestSmallestFeatures:
+    """Features so small that the inverse of their Gram matrix leaves the type's range count as zeros."""
+
+    @pytest.mark.parametrize(
+        ("dtype", "scales"),
+        [
+            (torch.float32, (1e-15, 1e-16, 1e-19, 3e-20, 1e-20, 1e-21, 1e-22, 1e-23, 1e-30)),
+            (torch.float64, (1e-145, 1e-147, 1e-155, 1e-160, 1e-162)),
+        ],
+    )
+    def test_value_and_gradient_are_finite(self, dtype, scales):
+        generator = torch.Generator().manual_seed(0)
+        features = torch.rand(2, 8, 7, 6, generator=generator, dtype=dtype)
+        other = torch.rand(2, 8, 7, 6, generator=generator, dtype=dtype)
+        expected = general_consistency(features, other)
+        nothing = general_consistency(torch.zeros_like(features), other)
+        for scale in scales:
+            small = (features * scale).requires_grad_()
+            value = general_consistency(small, other)
+            value.backward()
+            assert small.grad.isfinite().all(), scale
+            if value.item() == pytest.approx(nothing.item(), rel=1e-4):
+                assert not small.grad.any(), scale
+            else:
+                assert value.item() == pytest.approx(expected.item(), rel=1e-4), scale
+        assert value.item() == pytest.approx(nothing.item())
+
+
+# torch itself compiles some derivatives by what it has announced the end of.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
+class TestForwardMode:
+    """Forward-mode derivatives of the Gram matrix, alone and over reverse-mode ones."""
+
+    @pytest.mark.parametrize("batch", ["mean", "none"])
+    @pytest.mark.parametrize("shape", [(2, 3, 5), (2, 3, 4, 2), (1, 3, 2, 2, 3)])
+    def test_jvp_is_the_directional_derivative(self, batch, shape):
+        generator = torch.Generator().manual_seed(0)
+        features, tangent = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
+        for function in (gram_matrix, relation_matrix):
+            _, found = torch.func.jvp(lambda x, f=function: f(x, batch=batch), (features,), (tangent,))
+            step = 1e-6
+            above, below = (function(features + sign * step * tangent, batch=batch) for sign in (1, -1))
+            torch.testing.assert_close(found, (above - below) / (2 * step), rtol=1e-6, atol=1e-7)
+
+    def test_forward_over_reverse_is_reverse_over_reverse(self):
+        features = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        other = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+        def loss(x):
+            return general_consistency(x, other)
+
+        forward = torch.func.jacfwd(torch.func.grad(loss))(features)
+        reverse = torch.func.jacrev(torch.func.grad(loss))(features)
+        torch.testing.assert_close(forward, reverse)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_eight_bits_are_refused(dtype):
+    with pytest.raises(
+        TypeError, match=r"features must be floating point, got torch\.float8_\w+; convert it with \.float\(\)"
+    ):
+        relation_matrix(torch.rand(2, 3, 4).to(dtype))
+
+
+def test_the_meta_device_is_refused():
+    with pytest.raises(ValueError, match="features is on the meta device, which holds no numbers"):
+        relation_matrix(torch.rand(2, 3, 4, device="meta"))

@@ -6,7 +6,9 @@ import io
 import math
 import pickle
 from functools import partial
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -478,3 +480,66 @@ def test_terms_keep_their_weight():
     terms = loss.terms(output())
     loss.step()
     assert terms.weight.item() == 0.5
+
+
+class TestWeights:
+    """What a weight and its step may be, and how they start again."""
+
+    def test_reset_goes_back_to_the_start(self):
+        loss = RelationLoss(LinearRampUp(10, peak=1.0))
+        loss.step(6)
+        loss.reset_parameters()
+        assert (loss.current_weight.item(), int(loss.get_extra_state())) == (0, 0)
+        loss.step()
+        assert loss.current_weight.item() == pytest.approx(0.1)
+
+    def test_made_on_the_meta_device(self):
+        with torch.device("meta"):
+            loss = RelationLoss(LinearRampUp(10, peak=1.0))
+        loss.to_empty(device="cpu")
+        loss.current_weight.fill_(-1e12)
+        loss.reset_parameters()
+        assert loss.current_weight.item() == 0
+
+    @pytest.mark.parametrize("step", [1.7, True, "2"])
+    def test_a_step_is_a_whole_number(self, step):
+        loss = RelationLoss(LinearRampUp(10))
+        with pytest.raises(TypeError, match=f"to must be a whole number of optimiser steps, got {step!r}"):
+            loss.step(step)
+        assert int(loss.get_extra_state()) == 0
+
+    @pytest.mark.parametrize("weight", [1e39, -1e39, lambda step: 1e39, lambda step: float("nan")])
+    def test_a_weight_fits_float32(self, weight):
+        with pytest.raises(ValueError, match=r"weight must be finite in float32, the schedule .* gives"):
+            RelationLoss(weight)
+
+    def test_the_largest_weight_is_kept(self):
+        assert RelationLoss(3e38).current_weight.isfinite()
+
+    @pytest.mark.parametrize("name", ["target", "general"])
+    def test_an_output_without_maps_is_refused(self, name):
+        maps = (torch.rand(2, 4, 3, 3),)
+        given = {"target": maps, "general": maps, "source": maps} | {name: ()}
+        with pytest.raises(ValueError, match=f"output.{name} holds no map"):
+            RelationLoss()(DualEncoderOutput(logits=None, **given))
+
+    def test_a_schedule_gets_and_gives_plain_numbers(self):
+        steps = []
+
+        def schedule(step):
+            steps.append(type(step))
+            return torch.tensor(0.25)
+
+        loss = RelationLoss(schedule)
+        loss.step(np.int64(3))
+        assert steps == [int, int]
+        assert loss.current_weight.item() == 0.25
+        assert type(loss._step) is int
+
+    @pytest.mark.parametrize("name", ["target", "general", "source"])
+    def test_what_is_no_output_is_refused(self, name):
+        fields = {"target": (torch.rand(2, 4, 3),), "general": (torch.rand(2, 4, 3),), "source": None}
+        del fields[name]
+        message = rf"output must be what a model returns .*, got SimpleNamespace without {name}"
+        with pytest.raises(TypeError, match=message):
+            RelationLoss(general=False)(SimpleNamespace(**fields))

@@ -1,6 +1,7 @@
 """relcons.relations: the module agrees with the function and survives what modules go through."""
 
 import copy
+import multiprocessing
 import pickle
 
 import pytest
@@ -99,3 +100,35 @@ class TestGramRelation:
         with torch.autocast("cpu", dtype=dtype):
             assert torch.equal(relation(features), relation_matrix(features))
         assert relation(features.to(dtype)).dtype == torch.float32
+
+
+def global_relation(rank, folder, shares):
+    """One process of two: the relation of its share of the batch, and the gradient of a loss of it."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    batch = torch.randn(sum(shares), 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    own = batch.split(shares)[rank].clone().requires_grad_()
+    relation = GramRelation(sync=True).train()
+    value = relation(own)
+    (gradient,) = torch.autograd.grad(value.pow(3).sum(), own)
+    torch.save([value.detach(), gradient], f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("shares", [(2, 2), (3, 1)])
+def test_two_processes_have_the_relation_of_the_joined_batch(tmp_path, shares):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "relcons"])
+    processes = [context.Process(target=global_relation, args=(rank, str(tmp_path), shares)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    batch = torch.randn(sum(shares), 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    batch.requires_grad_()
+    value = relation_matrix(batch)
+    # Each process adds the same loss, and the gradients of all reach every share.
+    (expected,) = torch.autograd.grad(2 * value.pow(3).sum(), batch)
+    for rank, (found, gradient) in enumerate(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)):
+        torch.testing.assert_close(found, value.detach())
+        torch.testing.assert_close(gradient, expected.split(shares)[rank])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
+from torch.nn.parallel import DistributedDataParallel
 
 from relcons import GradientRouter
 from relcons.functional import general_consistency, relation_distance, relation_matrix
@@ -101,6 +102,17 @@ class TestBackward:
         router.backward({name: model.losses()[name]})
         moved = {n.split(".")[0] for n, parameter in model.named_parameters() if parameter.grad is not None}
         assert moved == set(ROUTES[name])
+
+    def test_a_loss_without_gradient_moves_nothing(self):
+        model, router = build()
+        losses = model.losses()
+        expected = by_hand(model)
+        router.backward({**losses, "general": torch.tensor(1.0)})
+        for name, parameter in model.named_parameters():
+            if name.startswith("general"):
+                assert parameter.grad is None
+            else:
+                torch.testing.assert_close(parameter.grad, expected[name])
 
     def test_order(self):
         model, router = build()
@@ -441,3 +453,39 @@ class TestRoutes:
         model = Leaky()
         with pytest.raises(TypeError, match="route 'a' must hold modules, parameters or names, got int"):
             GradientRouter(torch.optim.SGD(model.parameters(), lr=0.1), {"a": 3})
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    """A process group of this process alone, so that DistributedDataParallel can be made."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+class TestDistributedDataParallel:
+    """What DistributedDataParallel would wait for in vain is refused, and nothing else."""
+
+    def routed(self, frozen=()):
+        model = Leaky()
+        for name in frozen:
+            model.get_submodule(name).requires_grad_(False)
+        parallel = DistributedDataParallel(model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        return model, parallel, GradientRouter(optimizer, ROUTES, model=parallel)
+
+    def test_losses_that_leave_parameters_out(self, one_process):
+        model, parallel, router = self.routed()
+        losses = model.losses()
+        with pytest.raises(ValueError, match="losses leave 2 trainable parameters without a gradient"):
+            router.backward({name: loss for name, loss in losses.items() if name != "general"})
+        with parallel.no_sync():  # gathers; nothing is averaged yet
+            router.backward({"general": model.losses()["general"]})
+        assert model.general[0].weight.grad.any()
+
+    def test_frozen_parameters_are_not_waited_for(self, one_process):
+        model, _, router = self.routed(frozen=["general"])
+        losses = model.losses()
+        router.backward({name: loss for name, loss in losses.items() if name != "general"})
+        assert model.general[0].weight.grad is None
+        assert model.target[0].weight.grad.any()

@@ -144,6 +144,18 @@ class RelConsModule(LightningModule):
         self.log_dict({"train/loss": loss, **logged}, batch_size=len(batch["image"]))
         return loss
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the schedule's step into every state of the checkpoint.
+
+        Callbacks that average weights save a copy made before training, whose own step is the schedule's start.
+        """
+        if self.relation is None:
+            return
+        name = "relation._extra_state"
+        for state in (checkpoint.get("state_dict"), checkpoint.get("current_model_state")):
+            if state is not None and name in state:
+                state[name] = self.relation.get_extra_state()
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The optimiser's step, then the schedule's: once per step also where gradients are accumulated."""
         super().optimizer_step(*args, **kwargs)

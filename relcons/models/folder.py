@@ -100,6 +100,11 @@ def _check_match(state: dict[str, Tensor], saved: dict[str, Tensor], file: Path)
     problems = [f"no {name!r}" for name, place in names.items() if place not in present]
     problems += [f"{name!r}, which the model lacks" for name in saved if name not in state]
     problems += [
+        f"{name!r} in {tensor.dtype} where the model has {state[name].dtype}"
+        for name, tensor in saved.items()
+        if name in state and _kind(state[name]) != _kind(tensor)
+    ]
+    problems += [
         f"{name!r} of shape {tuple(tensor.shape)} where the model has {tuple(state[name].shape)}"
         for name, tensor in saved.items()
         if name in state and state[name].shape != tensor.shape
@@ -110,6 +115,10 @@ def _check_match(state: dict[str, Tensor], saved: dict[str, Tensor], file: Path)
             f"{file} does not match the model: it has {', '.join(problems[:3])}{more}; pass a net= (and a general=, "
             "for encoders of your own) built like the one that was saved, or take both files from one folder"
         )
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex()
 
 
 def write(file: Path, write: Callable[[Path], Any]) -> None:

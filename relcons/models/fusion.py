@@ -47,8 +47,14 @@ class Projection(nn.Module):
 
     def __init__(self, width: int, extra: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.eye(width, width + extra))
-        self.bias = nn.Parameter(torch.zeros(width))
+        self.weight = nn.Parameter(torch.empty(width, width + extra))
+        self.bias = nn.Parameter(torch.empty(width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Back to [identity, 0]."""
+        nn.init.eye_(self.weight)
+        nn.init.zeros_(self.bias)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """One map as wide as the first."""

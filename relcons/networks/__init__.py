@@ -9,6 +9,9 @@ from relcons.parts import UNetParts
 
 __all__ = ["build_network", "split_unet"]
 
+# Of a width, a size or another number that a network is built with.
+LARGEST = 16384
+
 FAMILIES = {
     "dynamic_network_architectures": "relcons.networks.dna",
     "monai": "relcons.networks.monai",
@@ -60,6 +63,7 @@ def build_network(family: str, name: str, arguments: dict[str, Any]) -> nn.Modul
     """
     if family not in FAMILIES:
         raise ValueError(f"network of family {family!r}; known are {', '.join(sorted(FAMILIES))}")
+    _check_numbers(arguments)
     if family == "monai":  # its networks keep no arguments, and describe() gives None for them
         raise ValueError("networks of MONAI are not built by name; build it and pass it as net=")
     try:
@@ -70,3 +74,15 @@ def build_network(family: str, name: str, arguments: dict[str, Any]) -> nn.Modul
         ) from error
     network: nn.Module = library.build(name, arguments)
     return network
+
+
+def _check_numbers(value: Any, name: str = "") -> None:
+    """ValueError for numbers that only a damaged or hostile file holds, before memory is taken for them."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            _check_numbers(entry, name or str(key))
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            _check_numbers(entry, name)
+    elif isinstance(value, int | float) and not abs(value) <= LARGEST:
+        raise ValueError(f"{name} holds {value!r}, more than {LARGEST}; the file is damaged, or not what it says")

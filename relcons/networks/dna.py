@@ -76,7 +76,7 @@ class DnaParts(UNetParts):
 
     def fresh_encoder(self) -> nn.Module:
         """Encoder with weights drawn anew by the network's own initialiser."""
-        encoder = copy.deepcopy(self.encoder)
+        encoder = self.copied_encoder()
         reset_parameters(encoder)
         return encoder.apply(self.net.initialize)
 

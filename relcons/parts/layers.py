@@ -1,12 +1,13 @@
 """What is asked of a network's layers, whoever built them."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["first_convolution", "in_place_of", "reset_parameters", "small_inputs", "take_channels"]
+__all__ = ["copied", "first_convolution", "in_place_of", "reset_parameters", "small_inputs", "take_channels"]
 
 _OTHERWISE = 'pass a freshly built encoder as general=, or use general="copy"'
 
@@ -61,6 +62,22 @@ def reset_parameters(
             not parameter.is_meta and parameter.isnan().any()
         ):  # spectral norm, for one, computes the weight that reset_parameters() writes
             raise ValueError(f'general="reset": reset_parameters() does not reach {name!r}; {_OTHERWISE}')
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A copy that shares nothing; ValueError, naming the layer, for weights that are computed at every pass."""
+    try:
+        return copy.deepcopy(module)
+    except RuntimeError:
+        for name, layer in module.named_modules():
+            for attribute, value in vars(layer).items():
+                if isinstance(value, Tensor) and value.grad_fn is not None:
+                    raise ValueError(
+                        f"layer {name!r} computes its {attribute!r} at every pass, as pruning and weight norm do, so "
+                        "that it cannot be copied; make it an ordinary parameter first (torch.nn.utils.prune.remove, "
+                        "torch.nn.utils.remove_weight_norm), or pass an encoder of your own as general="
+                    ) from None
+        raise
 
 
 def in_place_of(encoder: nn.Module, built: nn.Module, by: str) -> nn.Module:

@@ -1,6 +1,5 @@
 """The contract between a network and the multi-encoder models: encoder, decoder, head."""
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from relcons.parts.cut import Cut, cut_at
-from relcons.parts.layers import reset_parameters, small_inputs
+from relcons.parts.layers import copied, reset_parameters, small_inputs
 from relcons.parts.observing import as_example
 
 __all__ = ["Extra", "UNetParts", "read_channels", "wider"]
@@ -132,7 +131,7 @@ class UNetParts:
 
     def copied_encoder(self) -> nn.Module:
         """Encoder of the same architecture with the same weights, sharing nothing."""
-        return copy.deepcopy(self.encoder)
+        return copied(self.encoder)
 
     def fresh_encoder(self) -> nn.Module:
         """Encoder of the same architecture with fresh weights, by every layer's own ``reset_parameters``.
@@ -226,7 +225,7 @@ class NestedParts(UNetParts):
 
     def copied_encoder(self) -> nn.Module:
         """Encoder that holds all that it runs."""
-        return copy.deepcopy(self.cut.general)
+        return copied(self.cut.general)
 
 
 def wider(channels: Sequence[int], extra: Extra) -> tuple[int, ...]:

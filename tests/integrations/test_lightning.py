@@ -174,6 +174,27 @@ def test_schedule_resumes_from_a_checkpoint(tmp_path: Path) -> None:
         assert torch.equal(parameter, resumed.get_parameter(name)), name
 
 
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint need to be provided:UserWarning")
+def test_the_step_outlives_averaged_weights(tmp_path: Path) -> None:
+    """The copy that is averaged and saved was made before training, when the schedule stood at its start."""
+    callbacks = pytest.importorskip("pytorch_lightning.callbacks")
+    if not hasattr(callbacks, "EMAWeightAveraging"):
+        pytest.skip("this release of Lightning averages no weights")
+    first = trainer(tmp_path, callbacks=[callbacks.EMAWeightAveraging(decay=0.9)])
+    first.fit(build(), loader())
+    first.save_checkpoint(tmp_path / "averaged.ckpt")
+    state = torch.load(tmp_path / "averaged.ckpt", weights_only=True)
+    assert state["state_dict"]["relation._extra_state"] == state["current_model_state"]["relation._extra_state"] == 4
+    resumed = build()
+    trainer(tmp_path, max_epochs=2).fit(resumed, loader(), ckpt_path=tmp_path / "averaged.ckpt", weights_only=True)
+    assert step_of(resumed) == 8
+    again = build()
+    averaging = [callbacks.EMAWeightAveraging(decay=0.9)]
+    last = trainer(tmp_path, max_epochs=2, callbacks=averaging)
+    last.fit(again, loader(), ckpt_path=tmp_path / "averaged.ckpt", weights_only=True)
+    assert step_of(again) == 8
+
+
 def test_schedulers_and_trainable_groups() -> None:
     def factory(groups: list[dict[str, Any]]) -> dict[str, Any]:
         optimizer = sgd(groups)

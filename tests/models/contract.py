@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from relcons import DualEncoderUNet, GradientRouter, RelationLoss, UNetParts, split_unet
+from relcons import DualEncoderUNet, GradientRouter, LinearRampUp, RelationLoss, UNetParts, split_unet
 from relcons.parts.reach import reached_parameters
 from tests.models.checking import (
     assert_drawn_alike,
@@ -279,6 +279,23 @@ def freezing_holds_and_lets_go(case: Case) -> None:
     assert all(layer.training for layer in model.general_encoder.modules())
 
 
+def resetting_gives_what_relcons_owns_as_new(case: Case) -> None:
+    """After training, and made on the meta device, what relcons adds to the network is as it was built."""
+    model = DualEncoderUNet(case.parts(), general="copy")
+    loss = RelationLoss(LinearRampUp(10, peak=1.0))
+    start = {name: value.clone() for name, value in model.fusion.state_dict().items()}
+    assert start
+    with torch.no_grad():
+        for parameter in model.fusion.parameters():
+            parameter.fill_(1e20)
+    loss.step(7)
+    for module in (*model.fusion.modules(), loss):
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    assert_same(dict(model.fusion.state_dict()), start)
+    assert (loss.current_weight.item(), int(loss.get_extra_state())) == (0, 0)
+
+
 CHECKS: tuple[Callable[[Case], None], ...] = (
     starts_as_the_single_network,
     concat_widens_the_first_layer_alone,
@@ -294,4 +311,5 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     copies_are_equal_and_independent,
     half_precision,
     freezing_holds_and_lets_go,
+    resetting_gives_what_relcons_owns_as_new,
 )

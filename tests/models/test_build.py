@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.utils import prune
 
 from relcons import DualEncoderUNet, MultiEncoderUNet, UNetParts
+from relcons.models.build import check_finest_first
 from tests.models.networks import TinyDecoder, TinyEncoder, tiny_parts
 
 SMALL = (2, 1, 8, 8)
@@ -105,3 +108,41 @@ def test_general_encoder_of_other_strides_is_named_at_the_first_batch() -> None:
     model = DualEncoderUNet(tiny_parts(), general=own)
     with pytest.raises(ValueError, match="the general encoders' maps must have the target encoder's shape"):
         model(torch.rand(SMALL))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.3),
+        pytest.param(
+            nn.utils.weight_norm, marks=pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+        ),
+    ],
+    ids=["prune", "weight_norm"],
+)
+@pytest.mark.parametrize("general", ["copy", "reset"])
+def test_computed_weights_are_named_with_the_fix(change, general):
+    parts = tiny_parts()
+    layers = parts.encoder.named_modules()
+    name, layer = next((name, layer) for name, layer in layers if isinstance(layer, nn.Conv2d))
+    change(layer)
+    message = rf"layer '{name}' computes its 'weight' at every pass.*prune\.remove.*general="
+    with pytest.raises(ValueError, match=message):
+        DualEncoderUNet(parts, general=general)
+
+
+def test_one_general_encoder_unless_more_are_asked_for():
+    model = MultiEncoderUNet(tiny_parts())
+    assert len(model.general_encoders) == 1
+
+
+def test_outputs_of_no_space_are_no_maps():
+    """A classification head's (B, C) says nothing of which map is the finest."""
+    check_finest_first([torch.zeros(2, 1, 8, 8), torch.zeros(2, 500), torch.zeros(2, 1, 4, 4)])
+    with pytest.raises(ValueError, match="net returns 2 maps and the first is not finer than all others"):
+        check_finest_first([torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4), torch.zeros(2, 3)])
+
+
+def test_only_a_module_can_be_cut():
+    with pytest.raises(TypeError, match=r"net must be a torch\.nn\.Module, got str"):
+        UNetParts.at("net", "down", example=(1, 1, 8, 8))

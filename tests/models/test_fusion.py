@@ -2,9 +2,10 @@ import re
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from relcons.models.fusion import Concatenation, Projection
+from relcons.parts.layers import reset_parameters
 
 
 def maps(axes: int, count: int = 2, width: int = 3) -> list[Tensor]:
@@ -65,3 +66,23 @@ def test_exception(fusion: torch.nn.Module, shape: tuple[int, ...]) -> None:
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         fusion([torch.rand(2, 3, 3, 4), torch.rand(shape)])
+
+
+def test_made_on_the_meta_device_it_is_right_after_to_empty_and_reset():
+    """The recipe of FSDP2: memory holds anything until the layers are reset."""
+    with torch.device("meta"):
+        projection = Projection(3, 5)
+    projection.to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in projection.parameters():
+            parameter.fill_(1e20)
+    projection.reset_parameters()
+    assert torch.equal(projection.weight, torch.eye(3, 8))
+    assert torch.equal(projection.bias, torch.zeros(3))
+
+
+def test_relcons_own_reset_takes_its_own_layers():
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), Projection(2, 2))
+    reset_parameters(module)
+    assert torch.equal(module[1].weight, torch.eye(2, 4))
+    assert module[0].weight.isfinite().all()

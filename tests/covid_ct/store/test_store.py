@@ -12,6 +12,7 @@ from covidct.errors import InputError
 from covidct.files import remove_leftovers
 from covidct.store import lesion_samples
 from covidct.store import store as module
+from covidct.store.chunks import read_array
 from covidct.store.preprocess import Plan
 from covidct.store.store import StoreSettings, begin_store, intensity_of, open_store
 
@@ -223,3 +224,15 @@ def test_damaged_case(tmp_path):
     (case.folder / "case.json").write_text("{}")
     with pytest.raises(InputError, match=r"case\.json is damaged: name is missing; .*; delete \S+ and run prepare"):
         open_store(tmp_path)
+
+
+def test_nothing_but_plain_arrays_of_whole_numbers_is_opened(tmp_path):
+    """The format also holds expressions, proxies and objects, which are computed or fetched when they are read."""
+    blosc2.SChunk(data=bytes(100), urlpath=str(tmp_path / "chunk.b2nd"), mode="w")
+    blosc2.asarray(np.ones((2, 3, 4)), urlpath=str(tmp_path / "floats.b2nd"))
+    numbers = blosc2.asarray(np.ones((2, 3, 4), dtype=np.int16), urlpath=str(tmp_path / "numbers.b2nd"))
+    (numbers + 1).save(str(tmp_path / "lazy.b2nd"))
+    for name, what in (("chunk", "it holds a SChunk, not an array"), ("floats", "it holds a NDArray"), ("lazy", "")):
+        with pytest.raises(InputError, match=rf"{name}\.b2nd cannot be read \(.*{what}.*\); run prepare\.py again"):
+            read_array(tmp_path / f"{name}.b2nd")
+    assert read_array(tmp_path / "numbers.b2nd").sum() == 24

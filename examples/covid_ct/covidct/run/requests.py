@@ -50,7 +50,9 @@ class Prediction:
     Pictures get a PNG (0 and 255) of the same size and stem. They must look like those of the run's training set: axial
     slices in the lung window (black at HU -1250, white at HU 250), cropped to the lungs. COVID-SemiSeg's are also
     rotated by 90 degrees, the front of the body to the left: rotate yours likewise, or the masks will be poor. Colours
-    are turned to grey; in 16-bit grey, white is 65535.
+    are turned to grey; in 16-bit grey, white is 65535. A picture is read in the orientation that its EXIF (or TIFF) tag
+    declares, as viewers show it, and its mask has that size; files of several frames, or of more than 6000 x 6000
+    pixels, are refused.
 
     Volumes (NIfTI, NRRD, MHA, or the folder of a DICOM series; HU, or HU -1250 to 250 as 0 to 255) get STEM.nii.gz (0
     and 1) with the same grid and affine, STEM.png with the slices of most lesion, STEM.json with the lesion's volume in
@@ -58,7 +60,8 @@ class Prediction:
     ct.nii.gz or image.nii.gz in it, STEM is the folder's name. What is there already from the same weights, settings
     and files is not computed again.
 
-    A file that cannot be used is reported, the others are still done, and the exit code is then 2.
+    A file that cannot be used is reported, the others are still done, and the exit code is then 2. Inputs, and files that
+    another program wrote, are never replaced.
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]

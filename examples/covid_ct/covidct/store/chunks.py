@@ -7,7 +7,7 @@ import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
-from covidct.errors import InputError
+from covidct.ct.content import reading
 
 # Grey values of the window, 0 to 255, are stored as whole eighths in 16 bits: at most 1/16 of a grey value off, which
 # is 0.37 HU. float16 is as far off and takes a fifth more room; the noise of a CT is some 20 HU.
@@ -40,10 +40,11 @@ def write_array(path: Path, values: NDArray[Any]) -> None:
 
 def read_array(path: Path, box: tuple[slice, ...] = ()) -> NDArray[Any]:
     """What `write_array` wrote, whole or the part in `box`; InputError if the file is missing or damaged."""
-    try:
+    with reading(path, remedy="run prepare.py again, which replaces it"):
         # Opened each time: a handle that processes share after a fork is not safe, and opening takes 0.2 ms.
         stored = blosc2.open(str(path), mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1))
+        # What the format can hold beside numbers is computed or fetched when it is read: nothing of ours.
+        if type(stored) is not blosc2.NDArray or stored.dtype.kind not in "biu":
+            raise ValueError(f"it holds a {type(stored).__name__}, not an array of whole numbers")
         result: NDArray[Any] = stored[box]
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); run prepare.py again, which replaces it") from None
     return result
