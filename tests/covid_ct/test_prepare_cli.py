@@ -1,6 +1,7 @@
 """prepare.py says what it needs, does what is missing, keeps what is whole, and survives being killed."""
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -290,6 +291,137 @@ def test_input_states(tmp_path):
         os.utime(path, ns=(0, 5))
     digests = [hashlib.sha256(bytes(count)).hexdigest() for count in (3, 4)]
     assert input_states(one) == {"series/1.dcm": [3, 5, digests[0]], f"{tmp_path.name}/m.nii": [4, 5, digests[1]]}
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+def test_voxels_beside_their_header_are_a_part_of_the_volume(tmp_path, suffix):
+    hu = np.random.default_rng(0).integers(-1000, 300, (12, 24, 20)).astype(np.int16)
+    for name, values in (("ct", hu), ("lesion", (hu > 200).astype(np.uint8))):
+        sitk.WriteImage(sitk.GetImageFromArray(values), tmp_path / f"{name}{suffix}")
+    one = VolumeCase("a", tmp_path / f"ct{suffix}", tmp_path / f"lesion{suffix}", None, None, (), "hu", "a")
+    root, spacing = tmp_path / "store", (2.0, 2.0, 2.0)
+    begin_store(root, StoreSettings("folder", spacing))
+    found = preparation._scan(one, root)
+    assert preparation._prepare(one, found, root, spacing).state == "made"
+    assert preparation._prepare(one, found, root, spacing).state == "kept"
+    # A store of the first version knows of the headers alone.
+    path = root / "a" / "case.json"
+    content = json.loads(path.read_text())
+    assert sorted(name.split("/")[1] for name in content["inputs"]) == sorted(
+        name for stem in ("ct", "lesion") for name in (f"{stem}{suffix}", f"{stem}.raw")
+    )
+    content["inputs"] = {name: state for name, state in content["inputs"].items() if not name.endswith(".raw")}
+    path.write_text(json.dumps(content))
+    assert preparation._prepare(one, found, root, spacing).state == "made"
+    (tmp_path / "ct.raw").write_bytes((hu // 2).tobytes())
+    os.utime(tmp_path / "ct.raw", ns=(0, 0))
+    assert compare_inputs(read_case(root / "a"), one) == "changed"
+    assert preparation._prepare(one, found, root, spacing).state == "made"
+
+
+def bad_folder(root: Path, good: Path) -> Path:
+    """Cases in a folder each, of which `good` alone can be used."""
+    for name in ("good", "twice", "loop", "pipe", "bare"):
+        (root / name).mkdir(parents=True)
+        for part, source in (("ct", case(good, 1).image), ("lesion", case(good, 1).mask)):
+            (root / name / f"{part}.nii.gz").write_bytes(source.read_bytes())
+    (root / "twice" / "ct.nii").write_bytes(b"")
+    for name in ("loop", "pipe"):
+        (root / name / "lesion.nii.gz").unlink()
+    (root / "loop" / "lesion.nii.gz").symlink_to("lesion.nii.gz")
+    os.mkfifo(root / "pipe" / "lesion.nii.gz")
+    (root / "bare" / "lesion.nii.gz").unlink()
+    return root
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """A function that runs prepare.py in this process and gives its exit code."""
+    monkeypatch.setattr(preparation, "in_processes", lambda call, tasks, _: ((t[0].name, call(*t)) for t in tasks))
+
+    def prepare_here(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["prepare.py", *map(str, arguments)])
+        try:
+            script.main()
+        except SystemExit as stop:
+            return stop.code
+        return 0
+
+    return prepare_here
+
+
+def test_a_batch_of_cases_goes_on(tmp_path, alone, capsys):
+    data = bad_folder(tmp_path / "data", write_set(tmp_path / "set", 1))
+    assert alone(data, "--output", tmp_path / "store") == 2
+    captured = capsys.readouterr()
+    # What was left out of the set stands below its table, and is wrapped with it.
+    text = "".join(captured.err.split())
+    assert "twice/ct.nii.gzandct.niiarethesamevolumetwice" in text
+    assert "bare:nofileisthelesionmask" in text
+    assert "loop/lesion.nii.gz is a link that leads back to itself" in captured.err
+    assert "pipe/lesion.nii.gz is a named pipe" in captured.err
+    assert "1 case in " in captured.out
+    assert "2 cases not done: loop, pipe" in captured.out
+    assert [each.name for each in open_store(tmp_path / "store").cases] == ["good"]
+
+
+@pytest.mark.parametrize("text", ["{}", "null", "[" * 100_000, '{"name": "good"'])
+def test_a_damaged_record_of_a_case_is_told_and_the_others_are_done(tmp_path, alone, text, capsys):
+    data, root = write_set(tmp_path / "data", 2), tmp_path / "store"
+    arguments = (data, "--dataset", "covid-ct-20", "--output", root)
+    assert alone(*arguments) == 0
+    (root / "coronacases_001" / "case.json").write_text(text)
+    capsys.readouterr()
+    assert alone(*arguments) == 2
+    captured = capsys.readouterr()
+    assert f"error: coronacases_001: {root / 'coronacases_001' / 'case.json'} is damaged" in captured.err
+    assert "1 case not done: coronacases_001" in captured.out
+    assert "(1 kept)" in captured.out
+
+
+def test_cases_that_would_share_a_folder(tmp_path, alone, capsys):
+    data = tmp_path / "data"
+    good = write_set(tmp_path / "set", 1)
+    for name in ("x", "X", "y"):
+        (data / name).mkdir(parents=True)
+        for part, source in (("ct", case(good, 1).image), ("lesion", case(good, 1).mask)):
+            (data / name / f"{part}.nii.gz").write_bytes(source.read_bytes())
+    assert alone(data, "--output", tmp_path / "store") == 2
+    captured = capsys.readouterr()
+    both = {f"{data / name / 'ct.nii.gz'}" for name in "xX"}
+    lines = [line for line in captured.err.splitlines() if "would share the folder" in line]
+    assert len(lines) == 2
+    assert all(path in line for path in both for line in lines)
+    assert "2 cases not done: X, x" in captured.out
+
+
+def test_a_folder_of_somebody_else_in_the_store_stays(tmp_path, alone, capsys):
+    data, root = write_set(tmp_path / "data", 2), tmp_path / "store"
+    begin_store(root, StoreSettings("covid-ct-20", (6.0, 2.0, 2.0)))
+    (root / "coronacases_002").mkdir()
+    (root / "coronacases_002" / "thesis.txt").write_text("mine")
+    assert alone(data, "--dataset", "covid-ct-20", "--output", root) == 2
+    captured = capsys.readouterr()
+    assert f"{root / 'coronacases_002'} is there and is no case of this store; move or delete it" in captured.err
+    assert (root / "coronacases_002" / "thesis.txt").read_text() == "mine"
+    assert "1 case in " in captured.out
+
+
+def test_a_file_that_may_not_be_read_is_one_cases_fault(tmp_path, alone, monkeypatch, capsys):
+    data, root = write_set(tmp_path / "data", 2), tmp_path / "store"
+    arguments = (data, "--dataset", "covid-ct-20", "--output", root)
+    assert alone(*arguments) == 0
+    os.utime(case(data, 1).image, ns=(0, 0))
+
+    def forbidden(path: Path) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    capsys.readouterr()
+    monkeypatch.setattr(preparation, "digest", forbidden)
+    assert alone(*arguments) == 2
+    captured = capsys.readouterr()
+    assert f"error: coronacases_001: {case(data, 1).image} cannot be read (Permission denied)" in captured.err
+    assert "(1 kept)" in captured.out
 
 
 def facts(shape, spacing):

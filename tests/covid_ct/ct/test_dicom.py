@@ -184,3 +184,11 @@ def test_representation_that_is_none(tmp_path, hu):
         InputError, match=rf"7\.dcm cannot be read \(its element at byte {place} claims [\d,]+ bytes, and t"
     ):
         open_volume(folder)
+
+
+def test_uneven_series_are_read_in_silence(tmp_path, hu, capfd):
+    """ITK would say so without the name of the folder, in the middle of a batch."""
+    folder = write_series(tmp_path / "a", hu, [(0, 0, 3 * k + 0.2 * (k == 3)) for k in range(8)])
+    open_volume(folder)
+    assert capfd.readouterr() == ("", "")
+    assert sitk.ProcessObject.GetGlobalWarningDisplay()

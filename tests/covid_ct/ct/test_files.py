@@ -485,3 +485,22 @@ def test_spacing_of_axes_in_another_order(tmp_path):
     assert grid.volume_shape == (4, 5, 6)
     assert np.prod(grid.spacing) == pytest.approx(abs(np.linalg.det(affine)))
     assert grid.skew == pytest.approx(20)
+
+
+def test_odd_headers_are_read_in_silence(tmp_path, values, capfd):
+    """nibabel would say so without the name of the file, in the middle of a batch."""
+    path = save_nifti(tmp_path / "a.nii", values)
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<h", content, 252, -7)  # qform_code
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read(path), values)
+    assert capfd.readouterr() == ("", "")
+    assert not nib.imageglobals.logger.disabled
+
+
+def test_one_volume_twice_among_others(tmp_path, values):
+    for name in ("a.nii", "a.nii.gz", "b.nii"):
+        save_nifti(tmp_path / name, values)
+    faults: list[str] = []
+    assert volumes_by_name(tmp_path, faults=faults) == {"b": tmp_path / "b.nii"}
+    assert faults == [f"{tmp_path / 'a.nii.gz'} and a.nii are the same volume twice; remove one of them"]

@@ -488,6 +488,110 @@ def test_a_batch_of_volumes_goes_on(call, run, chest, save_volume, tmp_path, cap
     assert (tmp_path / "out" / "good.nii.gz").is_file()
 
 
+def test_results_never_share_a_file(call, run, chest, save_volume, tmp_path, capsys):
+    for name in ("a", "a_probability", "b"):
+        save_volume(tmp_path / "in" / f"{name}.nii.gz", chest()[0])
+    out = tmp_path / "out"
+    stopped(call, run, tmp_path / "in", "--output", out, "--probabilities")
+    captured = capsys.readouterr()
+    first, second = (tmp_path / "in" / f"{name}.nii.gz" for name in ("a", "a_probability"))
+    assert f"{first} and {second} would both be written to {out / 'a_probability.nii.gz'}; rename" in captured.err
+    assert "2 of 3 volumes written" in captured.out
+    assert nib.load(out / "a_probability.nii.gz").get_data_dtype() == np.float32
+    call(run, tmp_path / "in", "--output", tmp_path / "masks")
+    assert nib.load(tmp_path / "masks" / "a_probability.nii.gz").get_data_dtype() == np.uint8
+
+
+def test_lung_masks_are_inputs(call, run, chest, save_volume, tmp_path):
+    case = save_volume(tmp_path / "in" / "case.nii.gz", chest()[0])
+    lungs = save_volume(tmp_path / "lungs" / "case.nii.gz", chest()[1])
+    before = lungs.read_bytes()
+    # Even beside a record that says that the file is a result.
+    call(run, case, "--output", tmp_path / "out")
+    shutil.copy(tmp_path / "out" / "case.json", lungs.with_name("case.json"))
+    message = r"lungs/case\.nii\.gz is an input and would be replaced"
+    refused(call, message, run, case, "--output", lungs.parent, "--lungs", lungs.parent)
+    assert lungs.read_bytes() == before
+
+
+def test_a_folder_that_holds_its_own_results_is_predicted_again(call, run, chest, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    image = sitk.GetImageFromArray(np.ascontiguousarray(chest()[0].T))
+    for name in ("a.nrrd", "b.mha"):
+        sitk.WriteImage(image, folder / name)
+    for there in ("", " (was there already)"):
+        text = call(run, folder, "--output", folder, "--probabilities")
+        assert "2 of 2 volumes written" in text
+        assert all(line.endswith(f" ml{there}") for line in text.splitlines()[:2])
+    for name in ("a.nrrd", "b.mha"):
+        (folder / name).unlink()
+    refused(call, "in holds nothing but what predict.py wrote", run, folder, "--output", tmp_path / "out")
+
+
+def test_a_volume_beside_its_own_record_is_an_input(call, run, chest, save_volume, tmp_path):
+    case = save_volume(tmp_path / "in" / "case.nii.gz", chest()[0])
+    call(run, case, "--output", tmp_path / "out")
+    shutil.copy(tmp_path / "out" / "case.json", case.with_name("case.json"))
+    assert "1 of 1 volumes written" in call(run, case.parent, "--output", tmp_path / "again")
+
+
+def test_results_do_not_lie_among_the_slices_of_a_series(call, run, chest, tmp_path):
+    series = write_dicom(tmp_path / "series", chest()[0])
+    before = names(series)
+    refused(call, "series is a series and --output: results would lie among", run, series, "--output", series)
+    call(run, series, "--output", series / "out")
+    assert "(was there already)" in call(run, series, "--output", series / "out")
+    assert names(series) == [*before, "out"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "nested", "null"])
+def test_a_damaged_record_is_told_and_the_others_are_done(call, run, chest, save_volume, tmp_path, kind, capsys):
+    for name in ("a", "b"):
+        save_volume(tmp_path / "in" / f"{name}.nii.gz", chest()[0])
+    out = tmp_path / "out"
+    call(run, tmp_path / "in", "--output", out)
+    (out / "a.json").unlink()
+    if kind == "pipe":
+        os.mkfifo(out / "a.json")
+    else:
+        (out / "a.json").write_text("null" if kind == "null" else "[" * 100_000)
+    stopped(call, run, tmp_path / "in", "--output", out)
+    captured = capsys.readouterr()
+    assert re.search(r"a\.nii\.gz is there, was not written by predict\.py", captured.err)
+    assert "1 of 2 volumes written" in captured.out
+
+
+def test_memory_that_runs_out_is_one_volumes_fault(
+    call, run, bright, chest, save_volume, tmp_path, monkeypatch, capsys
+):
+    for name in ("a", "b"):
+        save_volume(tmp_path / "in" / f"{name}.nii.gz", chest()[0])
+    segment = prediction.segment
+
+    def greedy(model, volume, *arguments, **options):
+        if volume.case.name == "a":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return segment(model, volume, *arguments, **options)
+
+    monkeypatch.setattr(prediction, "segment", greedy)
+    stopped(call, run, tmp_path / "in", "--output", tmp_path / "out")
+    captured = capsys.readouterr()
+    assert f"{tmp_path / 'in' / 'a.nii.gz'}: not enough memory to compute its mask" in captured.err
+    assert "1 of 2 volumes written" in captured.out
+
+
+def test_other_faults_of_the_network_are_not_called_memory(call, run, chest, save_volume, tmp_path, monkeypatch):
+    path = save_volume(tmp_path / "case.nii.gz", chest()[0])
+
+    def broken(*_, **__):
+        raise RuntimeError("expected scalar type Float but found Half")
+
+    monkeypatch.setattr(prediction, "segment", broken)
+    with pytest.raises(RuntimeError, match="expected scalar type"):
+        call(run, path, "--output", tmp_path / "out")
+
+
 def test_arguments_that_make_no_sense_are_refused(call, run, chest, save_volume, tmp_path):
     path = save_volume(tmp_path / "in" / "case.nii.gz", chest()[0])
     other = save_volume(tmp_path / "in" / "other.nii.gz", chest()[0])

@@ -1,6 +1,8 @@
 """NIfTI files, packed or not, whatever their suffix says of that."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import IOBase
 from pathlib import Path
 from typing import Any, cast
@@ -39,8 +41,7 @@ def open_nifti(path: Path) -> tuple[Grid, np.dtype[Any], NiftiVoxels]:
         stream = Stream(path, packing)
         head = stream.file.read(len(head)) if packing == "gzip" else head
     check_content(path, head, "NIfTI")
-    # nibabel says on the screen what it finds odd in a header, and does not say of which file.
-    with reading(path), nib.imageglobals.LoggingOutputSuppressor():
+    with reading(path), _quiet():
         kind = nib.Nifti2Image if _is_second(head) else nib.Nifti1Image
         stream.file.seek(0)
         image = kind.from_file_map({"image": nib.FileHolder(fileobj=cast(IOBase, stream.file))})
@@ -54,6 +55,17 @@ def open_nifti(path: Path) -> tuple[Grid, np.dtype[Any], NiftiVoxels]:
         raise InputError(f"{path} holds complex numbers ({dtype}); a CT holds real ones: save its real part")
     check_extent(path, shape, start + math.prod(shape) * dtype.itemsize, data=path, packing=packing)
     return grid_of(path, shape, affine), dtype, NiftiVoxels(image, shape, stream)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, nibabel does not say on the screen what it finds odd in a header: it does not say in which file's."""
+    logger = nib.imageglobals.logger
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _is_second(head: bytes) -> bool:

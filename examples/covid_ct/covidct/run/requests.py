@@ -60,8 +60,9 @@ class Prediction:
     ct.nii.gz or image.nii.gz in it, STEM is the folder's name. What is there already from the same weights, settings
     and files is not computed again.
 
-    A file that cannot be used is reported, the others are still done, and the exit code is then 2. Inputs, and files that
-    another program wrote, are never replaced.
+    A file that cannot be used is reported, the others are still done, and the exit code is then 2. Inputs, and files
+    that another program wrote, are never replaced; what an earlier call wrote is, and is no input where it lies in a
+    folder of inputs.
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]

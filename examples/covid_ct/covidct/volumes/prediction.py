@@ -245,8 +245,8 @@ def _volumes_in(folder: Path) -> dict[Path, str]:
         raise InputError(f"{folder} is empty; give NIfTI, NRRD or MHA files, or the folder of a DICOM series")
     results = [path for path in files if is_volume(path) and is_result(path)]
     # Their pictures and records, too.
-    written = {stem_of(path).removesuffix("_probability") for path in results}
-    files = [path for path in files if path not in results and path.stem not in written]
+    written = {f"{stem_of(path)}{suffix}" for path in results for suffix in (".png", ".json")}
+    files = [path for path in files if path not in results and path.name not in written]
     if not files:
         raise InputError(f"{folder} holds nothing but what predict.py wrote; give the folder of the CT volumes")
     volumes = [path for path in files if is_volume(path)]

@@ -63,6 +63,8 @@ def is_record(path: Path) -> bool:
 
 def is_result(path: Path) -> bool:
     """Whether predict.py wrote the volume `path`: the record of one lies beside it, and not as what that came from."""
+    if not path.name.endswith(".nii.gz"):
+        return False
     for stem in (stem_of(path), stem_of(path).removesuffix("_probability")):
         found = _read(path.with_name(f"{stem}.json"), Any)
         if found is not None and str(path.absolute()) not in str(found.origin.get("files")):
