@@ -1,5 +1,6 @@
 """The Attention U-Net of Table V."""
 
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -28,7 +29,7 @@ class AttentionUNet(nn.Module):
         super().__init__()
         self.in_channels = in_channels
         self.encoder = contracting_path(in_channels, widths)
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(pairwise(widths))
         self.up = nn.ModuleList(_up(coarse, fine) for fine, coarse in pairs)
         self.gates = nn.ModuleList(AttentionBlock(2, f_int=fine // 2, f_g=fine, f_l=fine) for fine, _ in pairs)
         self.decoder = nn.ModuleList(two_convolutions(2 * fine, fine) for fine, _ in pairs)

@@ -1,9 +1,9 @@
 """Encoders of timm's with or without weights from ImageNet."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -13,6 +13,12 @@ from torch import Tensor, nn
 from covidct.errors import InputError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def imagenet_input(image: Tensor) -> Tensor:
+    """`image` (B, 1 or 3, H, W) in 0 to 1 as three channels, by ImageNet's mean and deviation: what weights expect."""
+    mean, deviation = (image.new_tensor(values).reshape(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (image - mean) / deviation
 
 
 def backbone(name: str, levels: tuple[int, ...], *, in_channels: int = 3, pretrained: bool | Path = False) -> nn.Module:
@@ -28,7 +34,7 @@ def backbone(name: str, levels: tuple[int, ...], *, in_channels: int = 3, pretra
 
     if pretrained and in_channels != 3:
         raise InputError(f"in_channels is {in_channels}: weights from ImageNet take 3; leave one of the two out")
-    options = {"features_only": True, "out_indices": levels, "in_chans": in_channels}
+    options: dict[str, Any] = {"features_only": True, "out_indices": levels, "in_chans": in_channels}
     if pretrained is True:
         try:
             return timm.create_model(name, pretrained=True, **options)
@@ -59,15 +65,11 @@ def _fill(net: nn.Module, path: Path, name: str) -> None:
     net.load_state_dict(given)
 
 
-def _read(path: Path) -> Mapping[str, Tensor]:
+def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"{path} is not a file; give a file of ImageNet weights (.safetensors, .pth)")
     try:
-        if path.suffix == ".safetensors":
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            content = content.get("state_dict", content) if isinstance(content, dict) else content
+        content = _content(path)
     # torch.load raises these, and more of their kinds, for files that are damaged or none of its own.
     except (OSError, RuntimeError, ValueError, LookupError, EOFError, UnpicklingError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0]
@@ -75,6 +77,13 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError(f"{path} holds no weights by name; give the state_dict of the network")
     return {key: value for key, value in content.items() if not key.startswith(("fc.", "classifier."))}
+
+
+def _content(path: Path) -> object:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    return content.get("state_dict", content) if isinstance(content, dict) else content
 
 
 def _timm_key(key: str) -> str:

@@ -7,7 +7,7 @@ Weights are drawn from torch's generator alone, so that `torch.manual_seed` repe
 """
 
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, max_pool2d
 
 
 def prepared(image: Tensor, channels: int, divisor: int) -> Tensor:
@@ -50,7 +50,7 @@ def encoded(levels: nn.ModuleList, image: Tensor) -> list[Tensor]:
     """The map of every level of a `contracting_path`, finest first."""
     maps: list[Tensor] = []
     for level in levels:
-        maps.append(level(nn.functional.max_pool2d(maps[-1], 2) if maps else image))
+        maps.append(level(max_pool2d(maps[-1], 2) if maps else image))
     return maps
 
 

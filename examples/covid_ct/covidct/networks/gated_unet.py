@@ -1,5 +1,6 @@
 """The Gated U-Net of Table V."""
 
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -29,7 +30,7 @@ class GatedUNet(nn.Module):
         steering = widths[-2]
         self.gating = nn.Sequential(nn.Conv2d(widths[-1], steering, 1), nn.BatchNorm2d(steering), nn.ReLU(inplace=True))
         self.gates = nn.ModuleList(GridAttention(width, steering) for width in widths[1:-1])
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(pairwise(widths))
         self.up = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 4, stride=2, padding=1) for fine, coarse in pairs)
         self.decoder = nn.ModuleList(two_convolutions(2 * fine, fine) for fine, _ in pairs)
         self.head = nn.Conv2d(widths[0], 1, 1)

@@ -27,7 +27,7 @@ def inf_net_loss(
 ) -> InfNetTerms:
     """Cross entropy of the edges plus `joint_loss` of the four maps, in float32.
 
-    mask, edge: (B, 1, H, W) in 0 to 1; `inf_net_edges` makes the edges of a mask.
+    mask, edge: (B, 1, H, W) in 0 to 1; `inf_net_edges` has the edges of a mask.
     """
     mask, edge = mask.float(), edge.float()
     edges = binary_cross_entropy_with_logits(output.edge.float(), edge)

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -46,3 +47,8 @@ def prediction(logits: Tensor, size: tuple[int, int] | None = None) -> Tensor:
     probability = logits.sigmoid()
     low, high = probability.amin((1, 2, 3), keepdim=True), probability.amax((1, 2, 3), keepdim=True)
     return (probability - low) / (high - low + 1e-8)
+
+
+def eight_bits(probability: Tensor) -> Tensor:
+    """A `prediction` as 0 to 255: the soft mask that a pseudo label is."""
+    return (probability * 255 + 0.5).to(torch.uint8)

@@ -49,11 +49,12 @@ class NestedUNet(nn.Module):
         # chains[i] holds what level i has so far.
         chains = [[x] for x in encoded(self.encoder, prepared(image, self.in_channels, self.divisor))]
         for column in self.columns:
-            below = [doubled(chain[-1]) for chain in chains[1 : len(column) + 1]]
-            for node, chain, x in zip(column, chains, below, strict=False):
+            nodes = list(column.children())
+            below = [doubled(chain[-1]) for chain in chains[1 : len(nodes) + 1]]
+            for node, chain, x in zip(nodes, chains, below, strict=False):
                 chain.append(node(torch.cat([*chain, x], 1)))
         finest = chains[0][-len(self.heads) :]
-        logits = [head(x) for head, x in zip(self.heads, finest, strict=True)][::-1]
+        logits: list[Tensor] = [head(x) for head, x in zip(self.heads, finest, strict=True)][::-1]
         if len(logits) == 1:
             return logits[0]
         return logits if self.training else logit_of_mean(torch.stack(logits))

@@ -34,7 +34,7 @@ class Stage:
         pseudo-labelled ones alone; "semi" on the labelled ones again.
     start: "scratch", the weights Inf-Net starts from (ImageNet's where given); "previous", those of the stage before.
     to_label: slices to predict with the previous stage's weights before this training; their maps stay as they are
-        ever after (the stretched probabilities, in 8 bits, as soft masks; edges of them above 128).
+        ever after (the stretched probabilities, in 8 bits, as soft masks, and `canny_edges` of them).
     labelled, pseudo: what is trained on, in the order it was added.
     epochs, learning_rate, batch: None where Inf-Net's own recipe holds.
     """

@@ -23,7 +23,7 @@ class Recipe:
 
     rates: sizes that every batch is trained at, one step each, in parts of `size`.
     clamp: bound of each entry of the gradient (`torch.nn.utils.clip_grad_value_`), None for no bound.
-    imagenet_input: grey values in 0..1 are normalised by ImageNet's mean and deviation.
+    imagenet_input: slices in 0 to 1 are normalised by `backbone.imagenet_input`.
     flips: whether slices are mirrored at random.
     """
 
@@ -57,7 +57,7 @@ NETWORKS = {
     "unet": Network("U-Net", UNet, UNet.divisor, 7_852_545),
     "nested-unet": Network("U-Net++", NestedUNet, NestedUNet.divisor, 9_163_329),
     "attention-unet": Network("Attention-UNet", AttentionUNet, AttentionUNet.divisor, 8_726_077),
-    "gated-unet": Network("Gated-UNet", GatedUNet, GatedUNet.divisor, 0),
+    "gated-unet": Network("Gated-UNet", GatedUNet, GatedUNet.divisor, 2_636_756),
     "dense-unet": Network("Dense-UNet", DenseUNet, DenseUNet.divisor, 26_472_000 + 23_055_713, "densenet161"),
-    "inf-net": Network("Inf-Net", InfNet, InfNet.divisor, 0, "res2net50d", INF_NET_RECIPE),
+    "inf-net": Network("Inf-Net", InfNet, InfNet.divisor, 31_072_721, "res2net50d", INF_NET_RECIPE),
 }

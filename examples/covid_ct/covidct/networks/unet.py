@@ -1,5 +1,6 @@
 """The U-Net of Table V."""
 
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -24,9 +25,7 @@ class UNet(nn.Module):
         self.in_channels = in_channels
         self.encoder = contracting_path(in_channels, widths)
         # Finest first, as the encoder's.
-        self.decoder = nn.ModuleList(
-            two_convolutions(fine + coarse, fine) for fine, coarse in zip(widths, widths[1:], strict=False)
-        )
+        self.decoder = nn.ModuleList(two_convolutions(fine + coarse, fine) for fine, coarse in pairwise(widths))
         self.head = nn.Conv2d(widths[0], 1, 1)
 
     def forward(self, image: Tensor) -> Tensor:
