@@ -31,6 +31,16 @@ def as_identity(net: nn.Module) -> None:
     net.eval()
 
 
+def lively(net: nn.Module) -> nn.Module:
+    """`net` in evaluation with weights from which its output depends visibly on all its maps."""
+    torch.manual_seed(11)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    assert net.eval()(torch.rand(1, 3, 16, 16)).std() > 0.05
+    return net
+
+
 def test_parameters_are_the_published_ones() -> None:
     counts = [sum(p.numel() for p in build().parameters()) for build in (UNet, NestedUNet, AttentionUNet)]
     assert counts == [7_852_545, 9_163_329, 8_726_077]
@@ -104,7 +114,7 @@ def up(x: Tensor) -> Tensor:
 
 
 def test_unet_as_written_down() -> None:
-    net = UNet(widths=(2, 3, 4)).eval()
+    net = lively(UNet(widths=(6, 7, 8)))
     (down0, down1, down2), (up0, up1) = net.encoder, net.decoder
     image = torch.rand(1, 3, 16, 16)
     x0 = down0(image)
@@ -116,7 +126,7 @@ def test_unet_as_written_down() -> None:
 
 
 def test_nested_unet_as_written_down() -> None:
-    net = NestedUNet(widths=(2, 3, 4), deep_supervision=True).eval()
+    net = lively(NestedUNet(widths=(6, 7, 8), deep_supervision=True))
     down0, down1, down2 = net.encoder
     (n01, n11), (n02,) = net.columns
     image = torch.rand(1, 3, 16, 16)
@@ -161,12 +171,13 @@ def test_attention_gate_by_hand() -> None:
 
 
 def test_attention_gates_stand_in_the_skips() -> None:
-    net = AttentionUNet(widths=TINY).eval()
+    widths = (6, 7, 8, 9, 10)
+    net = lively(AttentionUNet(widths=widths))
     image = torch.rand(1, 3, 16, 16)
     for gate in net.gates:
         gate.psi[1].bias.data.fill_(-200.0)
     shut = net(image)
-    for block, width in zip(net.decoder, TINY, strict=False):
+    for block, width in zip(net.decoder, widths, strict=False):
         block[0].weight.data[:, :width] += 1
     assert torch.equal(net(image), shut)
     for gate in net.gates:
@@ -186,6 +197,21 @@ def test_grid_gate_by_hand() -> None:
     attention = torch.tensor([first, 0.75 * first + 0.25 * last, 0.25 * first + 0.75 * last, last])
     found = gate(torch.ones(1, 1, 2, 4), torch.tensor([0.0, 1.0]).reshape(1, 1, 1, 2))
     torch.testing.assert_close(found, (3 * attention + 0.25).expand(1, 1, 2, 4))
+
+
+def test_grid_gate_brings_the_signal_to_its_own_resolution_bilinearly() -> None:
+    gate = GridAttention(1, 1)
+    for convolution, weight, bias in ((gate.phi, 1.0, 0.0), (gate.psi, 1.0, 0.0), (gate.out[0], 1.0, 0.0)):
+        convolution.weight.data.fill_(weight)
+        convolution.bias.data.fill_(bias)
+    gate.theta.weight.data.zero_()
+    as_identity(gate)
+    found = gate(torch.ones(1, 1, 2, 8), torch.tensor([0.0, 4.0]).reshape(1, 1, 1, 2))
+    # At half of the skip's resolution 0, 1, 3, 4; the first and last column lie beyond it.
+    ends = torch.tensor([0.0, 4.0]).sigmoid()
+    torch.testing.assert_close(found[0, 0, 0, [0, 7]], ends)
+    one, three = torch.tensor(1.0).sigmoid(), torch.tensor(3.0).sigmoid()
+    torch.testing.assert_close(found[0, 0, 0, 3], 0.75 * one + 0.25 * three)
 
 
 def test_grid_gate_has_a_relu() -> None:
