@@ -46,10 +46,14 @@ def drawn(text: str) -> NDArray[np.uint8]:
     return np.array([[255 * (c == "#") for c in line] for line in text.split()], dtype=np.uint8)
 
 
-def test_canny_is_opencvs() -> None:
-    found = canny_edges(drawn(MASK))
+@pytest.mark.parametrize(
+    ("mask", "expected"),
+    [(MASK, CANNY), ("####. ##... #...# #.###", "...#. .#... #...# #.#.."), ("###", "...")],
+)
+def test_canny_is_opencvs(mask: str, expected: str) -> None:
+    found = canny_edges(drawn(mask))
     assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, drawn(CANNY))
+    np.testing.assert_array_equal(found, drawn(expected))
 
 
 def test_gradient_by_hand() -> None:
