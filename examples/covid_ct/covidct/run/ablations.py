@@ -91,7 +91,7 @@ def in_words(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple | list):
-        return " ".join(map(in_words, value)) or "none"
+        return " ".join(map(in_words, value)) or "by default"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
