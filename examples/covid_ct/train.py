@@ -12,10 +12,11 @@ from covidct.errors import exit_on_input_error
 from covidct.parallel import is_first_process
 from covidct.progress import stages_shown
 from covidct.results import finish, is_finished, show_result, wing_of
+from covidct.run.ablations import caption
 from covidct.run.checkpoint import has_begun, load_checkpoint, load_run
 from covidct.run.folder import disk_faults, prepare
 from covidct.run.lock import locked
-from covidct.run.systems import build_model, start_from, system
+from covidct.run.systems import build_model, count_parameters, start_from, system
 from covidct.training.engine import Trainer, make_fabric
 from covidct.training.wing import RunData
 from rich.console import Console
@@ -79,6 +80,8 @@ def _introduce(task: Task, images: str, data: RunData, trainer: Trainer, console
         "method": f"{config.method}: {system(config.method).title}",
         "preset": f"{config.preset}: {' x '.join(map(str, config.size))}, batches of {config.batch_size}, "
         f"{config.steps} steps",
+        "network": f"{count_parameters(config):,} parameters",
+        "choices": caption(config),
         "data": f"{config.dataset} ({data.split}): {counts}" + (f", {len(data.source)} source" if data.source else ""),
         "device": trainer.device_name(),
         "output": str(task.run) + (f", going on from step {trainer.step}" if trainer.step else ""),

@@ -10,10 +10,11 @@ import torch
 from covidct.errors import InputError
 from covidct.parallel import is_first_process
 from covidct.results import wing_of
+from covidct.run.ablations import asked_choices
 from covidct.run.config import Config, differences, read_config
 from covidct.run.folder import check_output, free_run, newest_run, run_name
 from covidct.run.precision import resolve_precision
-from covidct.run.systems import system
+from covidct.run.systems import SYSTEMS, system
 from covidct.sets.names import COVID_CT_20, COVID_SEMISEG, PHANTOM
 
 RUNS = Path("runs")
@@ -33,9 +34,10 @@ class Arguments:
     """Folders of CT volumes with masks of other lesions, for covid-ct-20 stores that prepare.py made of them; the
     methods general, ours and pretrain need them with --data."""
     method: str | None = None
-    """unet, baseline, general, target or ours (default); for covid-ct-20 also pretrain, finetune, multi-encoder."""
+    """unet, pretrain, finetune, multi-encoder, baseline, general, target or ours (default)."""
     init: Path | None = None
-    """Finished run of method pretrain that finetune and multi-encoder start from."""
+    """Finished run of method pretrain: finetune starts from it, multi-encoder takes its encoder as the general one, and
+    so do baseline, general, target and ours, whose general encoder is random without it."""
     preset: str | None = None
     """demo (default without --data), cpu (default with it), paper (default with it where CUDA is found)."""
     fold: int | None = None
@@ -47,6 +49,24 @@ class Arguments:
     """Training steps instead of the preset's."""
     precision: str | None = None
     """32, bf16 or 16 (CUDA), instead of the preset's."""
+    reduction: str | None = None
+    """Of the relation losses: sum (default, as the paper prints it), row_mean or mean."""
+    peak_general: float | None = None
+    """What lambda_G rises to, the weight of L_G; 0.1 by default, as the paper's."""
+    peak_target: float | None = None
+    """What lambda_T rises to, the weight of L_T; 0.1 by default, as the paper's."""
+    ramp_power: float | None = None
+    """Exponent of the ramp-up: 1 (default, as printed) or 2 (Laine & Aila 2017)."""
+    levels: tuple[int, ...] | None = None
+    """Stages of the encoders that the relation losses are of, 0 the finest; -1 (default), the bottleneck."""
+    fuse_levels: tuple[int, ...] | None = None
+    """Stages at which the general encoder's maps enter the decoder: -1 by default, all in multi-encoder."""
+    fusion: str | None = None
+    """How they enter it: concat (default) or project (a 1 x 1 convolution to the decoder's own width)."""
+    route: str | None = None
+    """paper (default): the segmentation loss does not reach the general encoder; joint: it does, and trains it."""
+    width: str | None = None
+    """Of a network with one encoder: factor on its channels, or dual, for the parameters of method ours."""
     output: Path | None = None
     """Run folder; runs/<dataset>-<method>-<split>-seed<seed> by default."""
     resume: bool = False
@@ -106,6 +126,7 @@ def _asked(arguments: Arguments, saved: Config) -> dict[str, Any]:
     for name in ("data", "store", "init"):
         if getattr(arguments, name) is not None:
             asked[name] = str(getattr(arguments, name).absolute())
+    asked |= asked_choices(vars(arguments), saved)
     if arguments.source and system(saved.method).needs_source:
         asked["source"] = tuple(str(folder.absolute()) for folder in arguments.source)
     return asked
@@ -144,18 +165,20 @@ def _fresh(arguments: Arguments) -> tuple[Config, tuple[str, ...]]:
         store="" if arguments.store is None else str(arguments.store.absolute()),
         **values,
     )
+    config = replace(config, **asked_choices(vars(arguments), config))
     return _with_fold(config, notes), tuple(notes)
 
 
 def _check_start(arguments: Arguments, method: str) -> None:
-    """InputError unless --init is there for the methods that start from a run, and for no other."""
-    starts = system(method).start != "nothing"
-    if starts and arguments.init is None:
+    """InputError unless --init is there for the methods that need it, and for none that cannot take it."""
+    chosen = system(method)
+    if chosen.needs_start and arguments.init is None:
         raise InputError(
             f"method {method} starts from a trained network: give --init with a finished run of --method pretrain"
         )
-    if arguments.init is not None and not starts:
-        raise InputError(f"--init is for the methods finetune and multi-encoder, not for {method}; leave it out")
+    if arguments.init is not None and chosen.start == "nothing":
+        others = ", ".join(name for name, entry in SYSTEMS.items() if entry.start != "nothing")
+        raise InputError(f"--init is for the methods {others}, not for {method}; leave it out")
     if arguments.init is not None:
         given = read_config(arguments.init / "config.json").method
         if given != "pretrain":

@@ -117,7 +117,8 @@ def disk_faults(run: Path) -> Iterator[None]:
 def needed_bytes(config: Config, parameters: int) -> int:
     """Estimate of the run's size: two checkpoints (one while it is replaced), the weights, pictures, matrices."""
     weights = 4 * parameters
-    checkpoint = 2 * weights
+    # With momentum, and what the general encoder started from if that was another run.
+    checkpoint = (3 if config.init else 2) * weights
     matrices = 3 * 4 * config.features_per_stage[-1] ** 2 * (config.steps // config.relations_every + 2)
     log = 400 * (config.steps // config.log_every + 2)
     return 2 * checkpoint + weights + matrices + log + PICTURES_BYTES

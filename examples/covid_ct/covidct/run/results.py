@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 
 from covidct.errors import InputError, print_error
 from covidct.files import remove_leftovers, write_text, writing
+from covidct.run.ablations import caption
 from covidct.run.config import Config
+from covidct.run.systems import count_parameters
 
 T = TypeVar("T")
 
@@ -22,7 +24,8 @@ SOURCES = "sources.json"
 # The fields of the config that a result cannot be read without.
 NAMED = (
     *("dataset", "method", "preset", "fold", "split_seed", "seed", "steps"),
-    *("relation_reduction", "relation_peak", "relation_power", "precision"),
+    *("relation_reduction", "relation_peak_general", "relation_peak_target", "relation_power", "relation_levels"),
+    *("fuse_levels", "fusion", "route", "init", "width", "precision"),
 )
 
 
@@ -37,7 +40,7 @@ class Failed:
 def heading(config: Config, data: Path | None = None) -> dict[str, Any]:
     """What every metrics.json begins with; `data`: where the data set lies now, if not where the config says."""
     named: dict[str, Any] = {name: getattr(config, name) for name in NAMED}
-    return named | {"data": config.data if data is None else str(data)}
+    return named | {"parameters": count_parameters(config), "data": config.data if data is None else str(data)}
 
 
 def write_tables(json_path: Path, content: Any, csv_path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -73,8 +76,8 @@ def each_run(runs: Mapping[Path, Config], look: Callable[[Path, Config], T]) -> 
 def settings_line(config: Config) -> str:
     """What stands below a table of one run's scores."""
     return (
-        f"preset {config.preset}, {config.steps} steps, seed {config.seed}, "
-        f"relation reduction {config.relation_reduction}"
+        f"preset {config.preset}, {config.steps} steps, seed {config.seed}, {count_parameters(config):,} parameters, "
+        f"{caption(config)}"
     )
 
 

@@ -1,6 +1,7 @@
 """The paper's systems: what each method builds, starts from, freezes and adds to the segmentation loss."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -18,7 +19,8 @@ Start = Literal["nothing", "network", "general encoder"]
 class System:
     """One row of a table. `general` and `target` are the relation losses; without L_G the general encoder is frozen.
 
-    `start`: what takes the weights of an earlier run of method `pretrain`, the whole network or the general encoder.
+    `start`: what takes the weights of an earlier run of method `pretrain`, the whole network or the general encoder;
+    `needs_start`: it has to, instead of starting at random.
     `on_source`: trained on the source's lesions and labels instead of the target's.
     `fuse_all`: the general encoder's maps of every level enter the decoder, not its bottleneck alone.
     """
@@ -28,6 +30,7 @@ class System:
     general: bool = False
     target: bool = False
     start: Start = "nothing"
+    needs_start: bool = False
     on_source: bool = False
     fuse_all: bool = False
 
@@ -37,24 +40,35 @@ class System:
         return self.general or self.on_source
 
     @property
+    def relates(self) -> bool:
+        """Whether it has a relation loss."""
+        return self.general or self.target
+
+    @property
     def pretrains(self) -> bool:
-        """Whether it is, or starts from, a pre-training on lesions, as rows of the tables of volumes alone do."""
-        return self.on_source or self.start != "nothing"
+        """Whether it is, or has to start from, a pre-training on lesions."""
+        return self.on_source or self.needs_start
 
 
 SYSTEMS = {
     "unet": System("single network (nnUNet)", dual=False),
     "pretrain": System("single network trained on the source's lesions", dual=False, on_source=True),
-    "finetune": System("single network that starts from one pre-trained on the source", dual=False, start="network"),
+    "finetune": System(
+        "single network that starts from one pre-trained on the source",
+        dual=False,
+        start="network",
+        needs_start=True,
+    ),
     "multi-encoder": System(
         "frozen encoder pre-trained on the source beside a new one (Wang et al. 2020)",
         start="general encoder",
+        needs_start=True,
         fuse_all=True,
     ),
-    "baseline": System("frozen general encoder, no relation loss"),
-    "general": System("general consistency L_G", general=True),
-    "target": System("frozen general encoder, target consistency L_T", target=True),
-    "ours": System("the paper's method, L_G + L_T", general=True, target=True),
+    "baseline": System("frozen general encoder, no relation loss", start="general encoder"),
+    "general": System("general consistency L_G", general=True, start="general encoder"),
+    "target": System("frozen general encoder, target consistency L_T", target=True, start="general encoder"),
+    "ours": System("the paper's method, L_G + L_T", general=True, target=True, start="general encoder"),
 }
 
 
@@ -71,14 +85,53 @@ def build_model(config: Config) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         net: nn.Module = plain_unet(
-            config.features_per_stage, axes=config.axes, strides=config.strides, kernel_sizes=config.kernel_sizes
+            config.widths, axes=config.axes, strides=config.strides, kernel_sizes=config.kernel_sizes
         )
         if not chosen.dual:
             return net
-        levels = range(len(config.features_per_stage)) if chosen.fuse_all else (-1,)
-        model = DualEncoderUNet(net, general="reset", fusion="concat", fuse_levels=tuple(levels))
-    model.freeze_general(not chosen.general)
+        model = DualEncoderUNet(
+            net,
+            general="reset",
+            fusion=config.fusion,
+            levels=config.relation_levels,
+            fuse_levels=fused_levels(config),
+            route=config.route,
+        )
+    # Under route "joint" the segmentation loss trains it, whatever the relation losses do.
+    model.freeze_general(not chosen.general and config.route == "paper")
     return model
+
+
+def fused_levels(config: Config) -> tuple[int, ...]:
+    """The stages at which the general encoder's maps enter the decoder."""
+    if config.fuse_levels:
+        return config.fuse_levels
+    return tuple(range(len(config.features_per_stage))) if system(config.method).fuse_all else (-1,)
+
+
+@lru_cache(maxsize=64)
+def count_parameters(config: Config) -> int:
+    """Parameters of the method's network, heads of deep supervision and a frozen general encoder among them."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in build_model(config).parameters())
+
+
+def dual_width(config: Config) -> float:
+    """The width at which the single network of `config` has the parameters of the paper's two encoders.
+
+    To three decimals: that whose number of parameters is nearest to that of method `ours`.
+    """
+    wanted = count_parameters(replace(config, method="ours", fuse_levels=(), fusion="concat", width=1.0))
+
+    def parameters(thousandths: int) -> int:
+        return count_parameters(replace(config, width=thousandths / 1000))
+
+    # Less than the whole network comes with the general encoder, so less than twice the parameters.
+    low, high = 1000, 2000
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if parameters(middle) < wanted else (low, middle)
+    return min(low, high, key=lambda width: abs(parameters(width) - wanted)) / 1000
 
 
 def start_from(model: nn.Module, trained: nn.Module, method: str) -> None:
@@ -96,8 +149,8 @@ def start_from(model: nn.Module, trained: nn.Module, method: str) -> None:
     present = {name: value.shape for name, value in into.state_dict().items() if ".seg_layers." not in name}
     if present != {name: value.shape for name, value in taken.items()}:
         raise InputError(
-            "--init: the run's network is not like this one; train both with the same --preset, and on volumes or on "
-            "slices both"
+            "--init: the run's network is not like this one; train both with the same --preset and --width, and on "
+            "volumes or on slices both"
         )
     into.load_state_dict(taken, strict=False)
 
@@ -107,11 +160,14 @@ def build_relation_loss(config: Config) -> RelationLoss | None:
     chosen = system(config.method)
     if not (chosen.general or chosen.target):
         return None
-    weight = GaussianRampUp(config.steps, peak=config.relation_peak, power=config.relation_power)
+    peaks = {"general": config.relation_peak_general, "target": config.relation_peak_target}
+    peak = max(peaks[name] for name in peaks if getattr(chosen, name))
+    # One weight for both; a term whose own is smaller has a share of it.
+    shares = {name: own / peak if peak else 1.0 for name, own in peaks.items()}
     return RelationLoss(
-        weight=weight,
-        general=chosen.general,
-        target=chosen.target,
+        weight=GaussianRampUp(config.steps, peak=peak, power=config.relation_power),
+        general=chosen.general and shares["general"],
+        target=chosen.target and shares["target"],
         relation=GramRelation(sync=True),
         reduction=config.relation_reduction,
     )

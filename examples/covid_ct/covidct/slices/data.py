@@ -17,7 +17,10 @@ from covidct.slices.splits import split
 
 @dataclass(frozen=True)
 class SliceData:
-    """The slices of a run: target images for training and testing, source images (lesions of other diseases)."""
+    """The slices of a run: for training and testing, and source images (lesions of other diseases).
+
+    Trained on and tested are the target's; a pre-training is trained on the source's and tested on none.
+    """
 
     train: tuple[Slice, ...]
     test: tuple[Slice, ...]
@@ -47,9 +50,12 @@ class SliceData:
 
 def read_run_data(config: Config) -> SliceData:
     """The slices that `config` names; a phantom data set is generated if need be, source volumes are cut once."""
+    chosen = system(config.method)
+    if chosen.on_source:
+        # Every slice is normalised by itself, so nothing of the target enters and all folds start from one run.
+        return SliceData(train=_source_slices(config), test=(), source=(), split="lesions of the source, for any fold")
     found = split(read_target(config), config.fold, config.split_seed)
-    folders = _source_folders(config) if system(config.method).needs_source else []
-    source = read_volume_slices(folders, cache_folder() / "source-slices") if folders else ()
+    source = _source_slices(config) if chosen.needs_source else ()
     return SliceData(train=found.train, test=found.test, source=source, split=found.name)
 
 
@@ -66,7 +72,7 @@ def slices_to_test(config: Config, data: Path | None = None) -> tuple[Slice, ...
     return split(read_target(config, data), config.fold, config.split_seed).test
 
 
-def _source_folders(config: Config) -> list[Path]:
-    if config.source or config.dataset != PHANTOM:
-        return [Path(folder) for folder in config.source]
-    return [phantom_slices()[1]]
+def _source_slices(config: Config) -> tuple[Slice, ...]:
+    given = [Path(folder) for folder in config.source]
+    folders = given if given or config.dataset != PHANTOM else [phantom_slices()[1]]
+    return read_volume_slices(folders, cache_folder() / "source-slices") if folders else ()

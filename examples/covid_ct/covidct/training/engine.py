@@ -28,7 +28,7 @@ from covidct.run.precision import FABRIC_PRECISION
 from covidct.run.results import without_nan
 from covidct.run.systems import build_relation_loss, clip_sets, system, trained_groups
 from covidct.training.batches import numbered_loader
-from covidct.training.relation_probe import RelationProbe, effective_rank
+from covidct.training.relation_probe import RelationProbe, deepest_level, effective_rank
 from covidct.training.segmentation_loss import segmentation_loss
 from covidct.training.wing import RunData
 from relcons import DualEncoderOutput
@@ -78,6 +78,8 @@ class Trainer:
         self.model, self.optimizer = fabric.setup(model, optimizer)
         loss = build_relation_loss(config)
         self.relation = None if loss is None else loss.to(fabric.device)
+        # Before a checkpoint is read: the seed's weights, or those of the run that this one starts from.
+        self.start = [parameter.detach().clone() for parameter in self.groups.get("general", [])]
         self.step, self.seconds = 0, 0.0
         self._restore()
 
@@ -161,11 +163,21 @@ class Trainer:
                 f"{self.config.precision}); start again with --precision 32 or another --seed"
             )
         for name in ("general", "target"):
-            term = line[name]
-            line[f"weighted_{name}"] = None if term is None else line["lambda"] * term
-        line["rank_general"] = None if output is None else effective_rank(output.general[-1])
-        line["rank_target"] = None if output is None else effective_rank(output.target[-1])
+            term, share = line[name], getattr(self.relation, name, None)
+            line[f"weighted_{name}"] = None if term is None else line["lambda"] * share * term
+        deepest = None if output is None else deepest_level(self.module)
+        line["rank_general"] = None if output is None else effective_rank(output.general[deepest])
+        line["rank_target"] = None if output is None else effective_rank(output.target[deepest])
+        line["moved_general"] = self._moved()
         return line
+
+    def _moved(self) -> float | None:
+        """How far the general encoder is from where it started: ||w - w0|| / ||w0||; None where it is not trained."""
+        if not self.start:
+            return None
+        now = self.groups["general"]
+        difference = torch.nn.utils.get_total_norm([p.detach() - first for p, first in zip(now, self.start, strict=True)])
+        return float(difference / torch.nn.utils.get_total_norm(self.start))
 
     def _batches(self, stream: str) -> Iterator[dict[str, Tensor]]:
         loader = self._loader(stream, first_step=self.step, steps=self.config.steps, augment=True)
@@ -229,6 +241,9 @@ class Trainer:
             "relation": None if self.relation is None else self.relation.state_dict(),
             "scaler": self.fabric.strategy.precision.state_dict(),
         }
+        if self.config.init:
+            # That run may be gone when this one goes on; what the seed gives is drawn again.
+            state["start"] = self.start
         save_checkpoint(self.run, state)
 
     def _restore(self) -> None:
@@ -241,6 +256,7 @@ class Trainer:
                 self.fabric.strategy.precision.load_state_dict(state["scaler"])
                 if self.relation is not None:
                     self.relation.load_state_dict(state["relation"])
+                self.start = [tensor.to(self.fabric.device) for tensor in state.get("start", self.start)]
                 self.step, self.seconds = state["step"], state["seconds"]
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
                 raise InputError(

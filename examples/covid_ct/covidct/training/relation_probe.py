@@ -11,7 +11,7 @@ from relcons.functional import relation_matrix
 
 
 class RelationProbe:
-    """Writes R_G(X^n), R_G(X^c) and R_T(X^c) of the same images again and again.
+    """Writes R_G(X^n), R_G(X^c) and R_T(X^c) of the same images again and again, at the deepest of the levels.
 
     images, source: (B, 1, H, W) on the model's device; `source` None leaves R_G(X^n) out.
     """
@@ -26,13 +26,19 @@ class RelationProbe:
         training = model.training
         output = model.eval()(self.images, source=self.source, features=True)
         model.train(training)
-        maps = {"general_target": output.general[-1], "target": output.target[-1]}
+        level = deepest_level(model)
+        maps = {"general_target": output.general[level], "target": output.target[level]}
         if output.source is not None:
-            maps["general_source"] = output.source[-1]
+            maps["general_source"] = output.source[level]
         matrices = {name: relation_matrix(features).cpu().numpy() for name, features in maps.items()}
         self.folder.mkdir(exist_ok=True)
         with replacing(self.folder / f"step_{step:06d}.npz") as temporary:
             np.savez(temporary, allow_pickle=False, **matrices)
+
+
+def deepest_level(model: DualEncoderUNet) -> int:
+    """Which of the output's maps is nearest to the bottleneck."""
+    return model.levels.index(max(model.levels))
 
 
 @torch.no_grad()
