@@ -33,10 +33,12 @@ def changed(image, how):
     if how == "resaved":
         # Half the size, JPEG of quality 60 (see `save`), brighter and of less contrast.
         return Image.fromarray((image * 0.7 + 40).astype(np.uint8)).resize((50, 60))
+    if how == "cropped":
+        return image[1:-1, 1:-1]
     return {"same": image, "mirrored": image[:, ::-1], "turned": np.rot90(image), "upside down": image[::-1]}[how]
 
 
-@pytest.mark.parametrize("how", ["same", "mirrored", "turned", "upside down", "resaved"])
+@pytest.mark.parametrize("how", ["same", "mirrored", "turned", "upside down", "resaved", "cropped"])
 def test_a_copy_is_found(tmp_path, test_slices, how):
     others = [save(tmp_path / "un", f"other_{n}.png", blobs(100 + n)) for n in range(6)]
     copy = save(tmp_path / "un", "copy.jpg", changed(blobs(3), how))
