@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,25 +35,34 @@ class Slice:
     path: an 8-bit lung-window picture (HU [-1250, 250] -> 0..255).
     mask_path: a 0/255 picture of the same size, or None without a label.
     scan: which scan the slice was cut from; the name itself where that is not known.
+    convert: of a picture without label that was saved otherwise (turned, in another window): brings it, float32 (H, W)
+        in 0..255, to how the labelled slices are; a function of a module, so that workers can be sent it.
+    dataset: which set the slice is of, where several are read together.
     """
 
     name: str
     path: Path
     mask_path: Path | None
     scan: str
+    convert: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None
+    dataset: str = ""
+
+    def __post_init__(self) -> None:
+        if self.convert is not None and self.mask_path is not None:
+            raise ValueError(f"slice {self.name} has a mask, which would not be converted with its picture")
 
 
 def load_slice(item: Slice) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
     """The image of `item`, float32 (H, W) in 0..255, and its lesion mask, bool (H, W), or None without a label.
 
-    Colour pictures become grey (ITU-R 601 luma). Raises InputError naming the file if the image or the mask is
-    missing, unreadable, of another size than the other, holds NaN or values outside 0..255, shows nothing (one
-    value everywhere), or if the mask is not a 0/255 picture.
+    Colour pictures become grey (ITU-R 601 luma); `item.convert` is applied. Raises InputError naming the file if the
+    image or the mask is missing, unreadable, of another size than the other, holds NaN or values outside 0..255, shows
+    nothing (one value everywhere), or if the mask is not a 0/255 picture.
     """
     image = read_grey(item.path)
     check_shown(image, item.path)
     if item.mask_path is None:
-        return image, None
+        return (image if item.convert is None else item.convert(image)), None
     return image, _read_mask(item.mask_path, item.path, image.shape)
 
 
