@@ -88,7 +88,7 @@ UNET = ("--data", "data", "--method", "unet", "--preset", "demo", "--steps", "2"
         (("--fusion", "add"), "--fusion must be 'concat' or 'project', got 'add'"),
         (("--route", "both"), "--route must be 'paper' or 'joint', got 'both'"),
         (("--method", "unet", "--width", "two"), "--width must be a factor such as 1.2, or dual, got 'two'"),
-        (("--method", "unet", "--width", "-1"), "--width must be above 0, got -1"),
+        (("--method", "unet", "--width", "-1"), "--width must be more than 0, got -1"),
         (
             ("--method", "unet", "--reduction", "sum"),
             "--reduction changes nothing in method unet; leave it out, or take --method general, target, ours",

@@ -36,7 +36,7 @@ def test_what_is_not_given_is_the_papers() -> None:
 def test_a_width_is_a_factor_or_that_of_two_encoders() -> None:
     assert asked_choices(NOTHING | {"width": "1.5"}, of("unet")) == {"width": 1.5}
     assert asked_choices(NOTHING | {"width": "dual"}, of("unet")) == {"width": dual_width(of("unet"))}
-    with pytest.raises(InputError, match="--width must be a factor such as 1.2, or dual, got 'wide'"):
+    with pytest.raises(InputError, match=r"--width must be a factor such as 1\.2, or dual, got 'wide'"):
         asked_choices(NOTHING | {"width": "wide"}, of("unet"))
 
 

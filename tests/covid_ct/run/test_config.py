@@ -60,7 +60,7 @@ def test_the_paper_preset_is_the_papers() -> None:
         ({"relation_peak_target": float("inf")}, "--peak-target must be a finite number"),
         ({"fusion": "add"}, "--fusion must be 'concat' or 'project', got 'add'"),
         ({"route": "both"}, "--route must be 'paper' or 'joint', got 'both'"),
-        ({"width": 0.0}, "--width must be above 0, got 0"),
+        ({"width": 0.0}, "--width must be more than 0, got 0"),
         ({"relation_levels": ()}, "--levels must have at least 1 item"),
         ({"relation_levels": (5,)}, r"--levels must be from -5 to 4, the encoder's stages; got \(5,\)"),
         ({"fuse_levels": (-6,)}, r"--fuse-levels must be from -5 to 4"),
@@ -80,9 +80,7 @@ def test_an_older_config_is_read_as_it_was(tmp_path: Path) -> None:
     del values["route"], values["width"]
     path.write_text(json.dumps(values | {"relation_peak": 0.2, "relation_reduction": "row_mean"}))
     config = read_config(path)
-    assert config == replace(
-        CONFIG, relation_reduction="row_mean", relation_peak_general=0.2, relation_peak_target=0.2
-    )
+    assert config == replace(CONFIG, relation_reduction="row_mean", relation_peak_general=0.2, relation_peak_target=0.2)
     path.write_text(json.dumps(values | {"relation_peak_general": 0.1}))
     with pytest.raises(InputError, match=r"missing fields \['relation_peak_target'\]"):
         read_config(path)

@@ -47,7 +47,15 @@ def line(step, **changes):
     }
     values |= {"general": 0.2, "target": -0.3, "weighted_general": 0.0002 * step, "weighted_target": -0.0003 * step}
     values |= {"grad_norm_general": 0.01, "grad_norm_target": 1.0, "grad_norm_decoder": 2.0}
-    return values | {"rank_general": 30.0, "rank_target": 20.0, "moved_general": 1e-4 * step, "learning_rate": 0.01, "seconds": 1.0} | changes
+    return (
+        values
+        | {"rank_general": 30.0, "rank_target": 20.0, "moved_general": 1e-4 * step}
+        | {
+            "learning_rate": 0.01,
+            "seconds": 1.0,
+        }
+        | changes
+    )
 
 
 def write_log(run, lines, end="\n"):

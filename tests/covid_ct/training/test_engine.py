@@ -302,7 +302,7 @@ def test_the_printed_sum_trains_in_fp16(config: Config) -> None:
 
 def test_matrices_are_of_the_deepest_level(config: Config, tmp_path: Path) -> None:
     model = build_model(replace(config, relation_levels=(1, -1, 0)))
-    RelationProbe(tmp_path / "relations", torch.randn(2, 1, 16, 16), None).write(model, 0)
+    RelationProbe(tmp_path / "relations", model, torch.randn(2, 1, 16, 16), None).write(0)
     with np.load(tmp_path / "relations" / "step_000000.npz") as matrices:
         assert matrices["target"].shape == (8, 8)
 
@@ -469,7 +469,7 @@ def test_effective_rank_of_nothing(value: float) -> None:
 def test_the_probe_restores_the_mode(training: bool, config: Config, tmp_path: Path) -> None:
     model = build_model(config).train(training)
     images = torch.randn(2, 1, 16, 16)
-    RelationProbe(tmp_path / "relations", images, None).write(model, 7)
+    RelationProbe(tmp_path / "relations", model, images, None).write(7)
     assert model.training == training
     with np.load(tmp_path / "relations" / "step_000007.npz") as matrices:
         assert sorted(matrices) == ["general_target", "target"]

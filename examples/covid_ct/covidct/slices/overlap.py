@@ -28,10 +28,10 @@ Vectors = NDArray[np.float32]
 
 
 def check_no_overlap(unlabelled: Sequence[Slice], test: Sequence[Slice]) -> None:
-    """InputError, with the names, if an unlabelled slice is a test slice, nearly one, or of the same place of its scan.
+    """InputError, with the names, if an unlabelled slice is, or nearly is, a test slice or its place of its scan.
 
-    Slices are the same where their pictures, as read and at `SIDE` x `SIDE` pixels, have a correlation of `SAME` or more
-    (`SAME_NAME` where they are called the same), upright, mirrored or turned by quarters.
+    Slices are the same where their pictures, as read and at `SIDE` x `SIDE` pixels, have a correlation of `SAME` or
+    more (`SAME_NAME` where they are called the same), upright, mirrored or turned by quarters.
     Grey scale, size and compression do not matter; how the pictures are cropped does, where it differs by more than 1 %
     a side. Reads every picture once.
     """

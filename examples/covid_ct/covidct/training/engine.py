@@ -31,7 +31,7 @@ from covidct.training.batches import numbered_loader
 from covidct.training.relation_probe import RelationProbe, deepest_level, effective_rank
 from covidct.training.segmentation_loss import segmentation_loss
 from covidct.training.wing import RunData
-from relcons import DualEncoderOutput
+from relcons import DualEncoderOutput, DualEncoderUNet
 
 
 def make_fabric(config: Config) -> Fabric:
@@ -102,7 +102,7 @@ class Trainer:
                     progress.show(line)
                     self._write_line(log, board, line)
                 if probe is not None and self._is_due(self.config.relations_every):
-                    probe.write(self.module, self.step)
+                    probe.write(self.step)
                 if self._is_due(self.config.checkpoint_every):
                     self._save(log)
                 progress.advance()
@@ -165,18 +165,26 @@ class Trainer:
         for name in ("general", "target"):
             term, share = line[name], getattr(self.relation, name, None)
             line[f"weighted_{name}"] = None if term is None else line["lambda"] * share * term
-        deepest = None if output is None else deepest_level(self.module)
-        line["rank_general"] = None if output is None else effective_rank(output.general[deepest])
-        line["rank_target"] = None if output is None else effective_rank(output.target[deepest])
+        line |= self._ranks(output)
         line["moved_general"] = self._moved()
         return line
+
+    def _ranks(self, output: DualEncoderOutput | None) -> dict[str, float | None]:
+        if output is None or not isinstance(self.module, DualEncoderUNet):
+            return {"rank_general": None, "rank_target": None}
+        level = deepest_level(self.module)
+        return {
+            "rank_general": effective_rank(output.general[level]),
+            "rank_target": effective_rank(output.target[level]),
+        }
 
     def _moved(self) -> float | None:
         """How far the general encoder is from where it started: ||w - w0|| / ||w0||; None where it is not trained."""
         if not self.start:
             return None
         now = self.groups["general"]
-        difference = torch.nn.utils.get_total_norm([p.detach() - first for p, first in zip(now, self.start, strict=True)])
+        steps = [p.detach() - first for p, first in zip(now, self.start, strict=True)]
+        difference = torch.nn.utils.get_total_norm(steps)
         return float(difference / torch.nn.utils.get_total_norm(self.start))
 
     def _batches(self, stream: str) -> Iterator[dict[str, Tensor]]:
@@ -195,12 +203,12 @@ class Trainer:
         )
 
     def _probe(self) -> RelationProbe | None:
-        if not (self.system.dual and self.fabric.is_global_zero):
+        if not (isinstance(self.module, DualEncoderUNet) and self.fabric.is_global_zero):
             return None
         source = self._first_images("probe-source") if self.data.source else None
-        probe = RelationProbe(self.run / "relations", self._first_images("probe"), source)
+        probe = RelationProbe(self.run / "relations", self.module, self._first_images("probe"), source)
         if self.step == 0:
-            probe.write(self.module, 0)
+            probe.write(0)
         return probe
 
     def _first_images(self, stream: str) -> Tensor:

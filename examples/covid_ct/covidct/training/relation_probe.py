@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from covidct.files import replacing
+from relcons import DualEncoderUNet
 from relcons.functional import relation_matrix
 
 
@@ -16,14 +17,14 @@ class RelationProbe:
     images, source: (B, 1, H, W) on the model's device; `source` None leaves R_G(X^n) out.
     """
 
-    def __init__(self, folder: Path, images: Tensor, source: Tensor | None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, model: DualEncoderUNet, images: Tensor, source: Tensor | None) -> None:
+        self.folder, self.model = folder, model
         self.images, self.source = images, source
 
     @torch.no_grad()
-    def write(self, model: nn.Module, step: int) -> None:
-        """Write `step_XXXXXX.npz` of a dual model, whose mode is restored."""
-        training = model.training
+    def write(self, step: int) -> None:
+        """Write `step_XXXXXX.npz` of the model as it is now; its mode is restored."""
+        model, training = self.model, self.model.training
         output = model.eval()(self.images, source=self.source, features=True)
         model.train(training)
         level = deepest_level(model)
