@@ -6,17 +6,16 @@ import pytest
 import torch
 from covidct.errors import InputError
 from covidct.networks.plain_unet import plain_unet
-from covidct.run.config import Config
-from covidct.run.systems import (
-    SYSTEMS,
+from covidct.run.building import (
     build_model,
     build_relation_loss,
     count_parameters,
     dual_width,
     start_from,
-    system,
     trained_groups,
 )
+from covidct.run.config import Config
+from covidct.run.systems import SYSTEMS, system
 from covidct.slices.presets import PRESETS
 from covidct.training.segmentation_loss import segmentation_loss
 from covidct.volumes.presets import PRESETS as VOLUME_PRESETS

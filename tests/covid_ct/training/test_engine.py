@@ -12,10 +12,11 @@ import torch
 from covidct.errors import InputError
 from covidct.progress import TrainingProgress, work_shown
 from covidct.results import finish
+from covidct.run.building import build_model, build_relation_loss
 from covidct.run.checkpoint import cut_metrics, load_checkpoint, load_run, save_weights
 from covidct.run.config import Config
 from covidct.run.folder import result_files
-from covidct.run.systems import SYSTEMS, build_model, build_relation_loss
+from covidct.run.systems import SYSTEMS
 from covidct.slices.data import SliceData, read_run_data
 from covidct.slices.presets import PRESETS
 from covidct.slices.sampling import SliceSamples
@@ -29,7 +30,7 @@ from safetensors.torch import load_file, load_model
 FIELDS = {
     *("step", "loss", "segmentation", "lambda", "general", "target", "weighted_general", "weighted_target"),
     *("grad_norm_general", "grad_norm_target", "grad_norm_decoder", "rank_general", "rank_target"),
-    *("moved_general", "learning_rate", "seconds"),
+    *("moved_general", "supervised", "learning_rate", "seconds"),
 }
 
 
@@ -143,17 +144,21 @@ def test_a_step_is_the_papers(config: Config, trainer: Callable[..., Trainer]) -
                 momenta[name] = 0.99 * momenta[name] + gradient if name in momenta else gradient
                 parameter -= rate * (gradient + 0.99 * momenta[name])
         one.model.train()
-        one._train_step(target["image"], target["mask"], source["image"])
+        one._train_step({"target": target, "source": source})
         one.step += 1
     for (name, wanted), got in zip(model.named_parameters(), one.module.parameters(), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def drawn() -> dict[str, dict[str, torch.Tensor]]:
+    target = {"image": torch.randn(2, 1, 16, 16), "mask": torch.ones(2, 1, 16, 16)}
+    return {"target": target, "source": {"image": torch.randn(2, 1, 16, 16)}}
+
+
 def test_clipping_acts_on_two_sets_apart(config: Config, trainer: Callable[..., Trainer]) -> None:
     one = trainer(replace(config, clip=1e-3, relation_peak_general=1000.0, relation_peak_target=1000.0))
     one.model.train()
-    images, masks = torch.randn(2, 1, 16, 16), torch.ones(2, 1, 16, 16)
-    norms = one._train_step(images, masks, torch.randn(2, 1, 16, 16))
+    norms = one._train_step(drawn())
 
     def norm(*names: str) -> float:
         return torch.cat([p.grad.flatten() for name in names for p in one.groups[name]]).norm().item()
@@ -167,7 +172,7 @@ def test_clipping_acts_on_two_sets_apart(config: Config, trainer: Callable[..., 
 def test_clipping_acts_on_all_where_one_loss_reaches_all(config: Config, trainer: Callable[..., Trainer]) -> None:
     one = trainer(replace(config, clip=1e-3, route="joint"))
     one.model.train()
-    one._train_step(torch.randn(2, 1, 16, 16), torch.ones(2, 1, 16, 16), torch.randn(2, 1, 16, 16))
+    one._train_step(drawn())
     gradients = {name: [p.grad.flatten() for p in parameters] for name, parameters in one.groups.items()}
     assert torch.cat([g for each in gradients.values() for g in each]).norm().item() == pytest.approx(1e-3, rel=1e-2)
     assert torch.cat(gradients["general"]).norm() < 0.999e-3

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from covidct.errors import InputError, print_error
 from covidct.files import remove_leftovers, write_text, writing
 from covidct.run.ablations import caption
+from covidct.run.building import count_parameters
 from covidct.run.config import Config
-from covidct.run.systems import count_parameters
 
 T = TypeVar("T")
 
@@ -25,7 +25,9 @@ SOURCES = "sources.json"
 NAMED = (
     *("dataset", "method", "preset", "fold", "split_seed", "seed", "steps"),
     *("relation_reduction", "relation_peak_general", "relation_peak_target", "relation_power", "relation_levels"),
-    *("fuse_levels", "fusion", "route", "init", "width", "precision"),
+    *("fuse_levels", "fusion", "route", "init", "width", "variant", "imagenet", "source_cases", "target_cases"),
+    *("pseudo_group", "pseudo_epochs", "pseudo_groups", "hidden_block", "hidden_share"),
+    *("optimizer", "learning_rate", "precision"),
 )
 
 

@@ -26,7 +26,7 @@ IMAGES = "slices"
 PHANTOM = names.PHANTOM
 DATASETS: tuple[str, ...] = (PHANTOM, names.COVID_SEMISEG)
 PREPARED: tuple[str, ...] = ()
-PRETRAINS = True
+AXES = 2
 read = read_run_data
 
 
@@ -38,7 +38,7 @@ def make_phantoms(config: Config, stages: Stages, *, training: bool = True) -> N
 
 def default_fold(config: Config) -> str | None:
     """See `Wing.default_fold`; phantoms have the slices of the published split, a pre-training takes none of them."""
-    if config.dataset == PHANTOM or system(config.method).on_source or read_target(config).test:
+    if config.dataset == PHANTOM or not system(config.method).tested or read_target(config).test:
         return None
     return "no test slices in the data set: cross-validation, fold 0"
 
@@ -46,7 +46,7 @@ def default_fold(config: Config) -> str | None:
 def check(run: Path, config: Config, data: SliceData, console: Console) -> None:
     """Load every slice once; InputError for the first that cannot be used."""
     with console.status("looking at the slices"):
-        check_slices((*data.train, *data.test, *data.source))
+        check_slices((*data.train, *data.test, *data.source, *data.unlabelled))
 
 
 def score(run: Path, config: Config, model: nn.Module, data: SliceData, console: Console) -> None:
