@@ -96,6 +96,8 @@ def _introduce(
         "output": str(task.run) + (f", going on from step {trainer.step}" if trainer.step else ""),
     }
     for label, fact in (facts | dict(data.facts())).items():
+        if not fact:
+            continue
         console.print(f"{label:7} {fact}", soft_wrap=True, markup=False)
 
 

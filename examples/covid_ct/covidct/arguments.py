@@ -177,9 +177,7 @@ def _fresh(arguments: Arguments) -> tuple[Config, tuple[str, ...]]:
             "take --method unet, baseline or target"
         )
     _check_start(arguments, method)
-    values = dict(wing.PRESETS[preset])
-    if chosen.network is not None:
-        values = with_recipe(preset, values, chosen.network)
+    values = with_recipe(preset, wing.PRESETS[preset], chosen)
     values["steps"] = values["steps"] if arguments.steps is None else arguments.steps
     values["precision"] = resolve_precision(arguments.precision or values["precision"], cuda=torch.cuda.is_available())
     config = Config(

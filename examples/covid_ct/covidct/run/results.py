@@ -77,10 +77,8 @@ def each_run(runs: Mapping[Path, Config], look: Callable[[Path, Config], T]) -> 
 
 def settings_line(config: Config) -> str:
     """What stands below a table of one run's scores."""
-    return (
-        f"preset {config.preset}, {config.steps} steps, seed {config.seed}, {count_parameters(config):,} parameters, "
-        f"{caption(config)}"
-    )
+    parts = (f"preset {config.preset}", f"{config.steps} steps", f"seed {config.seed}")
+    return ", ".join(part for part in (*parts, f"{count_parameters(config):,} parameters", caption(config)) if part)
 
 
 def without_nan(values: Mapping[str, Any]) -> dict[str, Any]:
