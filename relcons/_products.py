@@ -46,14 +46,15 @@ def centered(maps: Tensor) -> Tensor:
     offsets = maps.mean(-1, keepdim=True)
     result = maps - offsets
     with torch.no_grad():
-        noise = torch.where(_is_noise(result, offsets), result, 0.0)
+        noise: Tensor = torch.where(_is_noise(result, offsets), result, 0.0)
     return result - noise
 
 
 def _is_noise(spread: Tensor, offsets: Tensor) -> Tensor:
     """Rows of ``spread`` that taking off ``offsets`` left no more of than rounding does."""
     limit = 16 * torch.finfo(spread.dtype).eps * math.sqrt(spread.shape[-1])
-    return torch.linalg.vector_norm(spread, dim=-1, keepdim=True) <= limit * offsets.abs()
+    noise: Tensor = torch.linalg.vector_norm(spread, dim=-1, keepdim=True) <= limit * offsets.abs()
+    return noise
 
 
 class _Gram(torch.autograd.Function):

@@ -75,18 +75,18 @@ def check_same_relations(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None
         )
     else:
         fix = (
-            "SampleRelation needs batches of one size (for batches of different images take GramRelation), GramRelation "
-            "as many channels in both, SpatialRelation as many positions (or a size that both maps have)"
+            "SampleRelation needs batches of one size (for batches of different images take GramRelation), "
+            "GramRelation as many channels in both, SpatialRelation as many positions (or a size that both maps have)"
         )
     raise ValueError(
-        f"relations of {name_a} and {name_b} must have the same shape, got {tuple(a.shape)} and {tuple(b.shape)}; {fix}"
+        f"{name_a} and {name_b} must have the same shape, got {tuple(a.shape)} and {tuple(b.shape)}; {fix}"
     )
 
 
 def check_size(size: int | Sequence[int], spatial: Sequence[int]) -> tuple[int, ...]:
     """``size`` as one number per axis of ``spatial``, at most that axis'; raises where it is none."""
     check_positions(size)
-    sizes = [size] * len(spatial) if isinstance(size, Integral) else list(size)  # type: ignore[arg-type]
+    sizes = list(size) if isinstance(size, Sequence) else [size] * len(spatial)
     if len(sizes) != len(spatial):
         raise ValueError(
             f"size must be one number, or one for each of the {len(spatial)} spatial axes of features, got {size!r}"

@@ -157,7 +157,9 @@ class RelationConsistencyLoss(_WeightedLoss):
 
 
 class GeneralConsistencyLoss(RelationConsistencyLoss):
-    r"""[`RelationConsistencyLoss`][relcons.RelationConsistencyLoss] with the paper's names: $\lambda_G$ times [`general_consistency`][relcons.functional.general_consistency].
+    r"""$\lambda_G$ times [`general_consistency`][relcons.functional.general_consistency].
+
+    [`RelationConsistencyLoss`][relcons.RelationConsistencyLoss] with the paper's names.
 
     Source: Zhang et al. 2021, Eq. 4.
 
@@ -258,11 +260,11 @@ class RelationLoss(_WeightedLoss):
                 if maps_source is not None:
                     check_same_channels("output.source", maps_source[level], "output.general", features)
                     source = self.relation(maps_source[level])
-                    check_same_relations("output.source", source, "output.general", related)
+                    check_same_relations("relations of output.source", source, "output.general", related)
                     consistencies.append(relation_distance(source, related, reduction=self.reduction))
                 if self.target is not None:
                     check_same_channels("output.general", features, "output.target", output.target[level])
-                    check_same_relations("output.general", related, "output.target", targets[level])
+                    check_same_relations("relations of output.general", related, "output.target", targets[level])
                     differences.append(relation_difference(related, targets[level], reduction=self.reduction))
         general = torch.stack(consistencies).mean() if self.general is not None else None
         target = torch.stack(differences).mean() if self.target is not None else None

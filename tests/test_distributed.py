@@ -11,8 +11,8 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from relcons import GramRelation, RelationLoss
-from relcons.functional import relation_matrix
+from relcons import GramRelation, RelationLoss, SampleRelation
+from relcons.functional import relation_matrix, sample_relation
 
 pytestmark = pytest.mark.slow  # two processes that each import torch
 
@@ -50,8 +50,8 @@ def batches(spatial: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tenso
     return x, source
 
 
-def loss_of(model: nn.Module, x: Tensor, source: Tensor, sync: bool) -> Tensor:
-    relation = RelationLoss(weight=0.5, target=0.25, relation=GramRelation(sync=sync))
+def loss_of(model: nn.Module, x: Tensor, source: Tensor, sync: bool, kind: type[nn.Module] = GramRelation) -> Tensor:
+    relation = RelationLoss(weight=0.5, target=0.25, relation=kind(sync=sync))
     return relation(Output(model(x, source)))
 
 
