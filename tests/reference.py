@@ -56,11 +56,6 @@ def unit_rows(g: Matrix, eps: float = 0.0) -> Matrix:
     ]
 
 
-def relation_of_gram(g: Matrix) -> Matrix:
-    """Eq. 2 of a given Gram matrix without dead channels."""
-    return [[value / math.sqrt(sum(v * v for v in row)) for value in row] for row in g]
-
-
 def distance(a: Matrix, b: Matrix, reduction: str = "sum") -> float:
     """||a - b||^2 as printed ("sum"), per row ("row_mean") or per entry ("mean")."""
     total = 0.0

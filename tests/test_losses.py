@@ -213,7 +213,7 @@ class TestRelationLossOfEveryShape:
         assert out.general[0].grad is None
 
     def test_unequal_batches(self, relation, function):
-        """Of all images one matrix: they may be as many as they like. Sample against sample: the error names the fix."""
+        """One matrix of a whole batch takes any two; sample against sample is refused, and the error names the fix."""
         out = output((3, 4, 3, 2))._replace(source=maps((2, 4, 3, 2)))
         assert RelationLoss(general=False, relation=relation)(out).isfinite()
         if relation(out.target[0]).shape == (4, 4):
