@@ -6,12 +6,13 @@ in both. Callers turn it off around them.
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# Columns that are cast at once where features are of half precision.
+# Columns that are summed, or cast from half precision, at once.
 CHUNK = 65536
 
 
@@ -57,6 +58,13 @@ def _is_noise(spread: Tensor, offsets: Tensor) -> Tensor:
     return noise
 
 
+def _square(maps: Tensor) -> Tensor:
+    """``maps @ maps.mT`` in float32 at least, by parts: of few rows a product in one go may sum millions one by one."""
+    dtype = accumulation_dtype(maps)
+    parts = (columns.to(dtype) for columns in maps.split(CHUNK, -1))
+    return reduce(torch.add, (part @ part.mT for part in parts))
+
+
 class _Gram(torch.autograd.Function):
     """Products of rows; the backward pass is one product, where plain operations take two that are transposed."""
 
@@ -64,10 +72,7 @@ class _Gram(torch.autograd.Function):
 
     @staticmethod
     def forward(maps: Tensor) -> Tensor:
-        dtype = accumulation_dtype(maps)
-        parts = [maps] if maps.dtype == dtype else maps.split(CHUNK, -1)
-        total: Tensor = sum(_square(part.to(dtype)) for part in parts)  # type: ignore[assignment]
-        return total
+        return _square(maps)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -82,10 +87,6 @@ class _Gram(torch.autograd.Function):
                 product: Tensor = factor @ maps
                 return product
             return torch.cat([(factor @ part.to(factor.dtype)).to(maps.dtype) for part in maps.split(CHUNK, -1)], -1)
-
-
-def _square(maps: Tensor) -> Tensor:
-    return maps @ maps.mT
 
 
 class _GramWithTangent(_Gram):
@@ -121,7 +122,7 @@ class _MeanGram(torch.autograd.Function):
             offsets = mean.mean(-1, keepdim=True)
             mean.sub_(offsets)
             mean.masked_fill_(_is_noise(mean, offsets), 0.0)
-        return mean @ mean.mT, mean
+        return _square(mean), mean
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, bool], output: tuple[Tensor, Tensor]) -> None:

@@ -259,6 +259,14 @@ class TestRelations:
         assert not matrix.any()
 
 
+@pytest.mark.parametrize("relate", [gram_matrix, partial(gram_matrix, batch="none"), sample_relation])
+def test_sums_of_millions_are_exact(relate):
+    """A matrix product of two rows may add up their million columns one by one, and lose a 1000th on the way."""
+    features = torch.randn(2, 2, 800, 800, generator=torch.Generator().manual_seed(0))
+    features[1] *= 1e-3
+    close(relate(features), relate(features.double()), 2e-6)
+
+
 class TestCentredChannels:
     def test_reference(self):
         # The mean over the batch is [[1, 3], [0, 4]], less its row means [[-1, 1], [-2, 2]].
