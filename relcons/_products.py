@@ -62,7 +62,8 @@ def _square(maps: Tensor) -> Tensor:
     """``maps @ maps.mT`` in float32 at least, by parts: of few rows a product in one go may sum millions one by one."""
     dtype = accumulation_dtype(maps)
     parts = (columns.to(dtype) for columns in maps.split(CHUNK, -1))
-    return reduce(torch.add, (part @ part.mT for part in parts))
+    total: Tensor = reduce(torch.add, (part @ part.mT for part in parts))
+    return total
 
 
 class _Gram(torch.autograd.Function):
