@@ -3,11 +3,17 @@
 from importlib.metadata import version
 
 from relcons import functional
-from relcons.losses import GeneralConsistencyLoss, RelationLoss, RelationTerms, TargetConsistencyLoss
+from relcons.losses import (
+    GeneralConsistencyLoss,
+    RelationConsistencyLoss,
+    RelationLoss,
+    RelationTerms,
+    TargetConsistencyLoss,
+)
 from relcons.models import DualEncoderOutput, DualEncoderUNet, MultiEncoderOutput, MultiEncoderUNet
 from relcons.networks import split_unet
 from relcons.parts import UNetParts
-from relcons.relations import GramRelation
+from relcons.relations import GramRelation, SampleRelation, SpatialRelation
 from relcons.routing import GradientRouter
 from relcons.schedules import ConstantWeight, CosineRampUp, GaussianRampUp, LinearRampUp
 
@@ -23,8 +29,11 @@ __all__ = [
     "LinearRampUp",
     "MultiEncoderOutput",
     "MultiEncoderUNet",
+    "RelationConsistencyLoss",
     "RelationLoss",
     "RelationTerms",
+    "SampleRelation",
+    "SpatialRelation",
     "TargetConsistencyLoss",
     "UNetParts",
     "functional",
