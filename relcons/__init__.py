@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from relcons import functional
+from relcons.gap import RelationGap, RelationGaps, relation_gap, relation_gaps
 from relcons.losses import (
     GeneralConsistencyLoss,
     RelationConsistencyLoss,
@@ -30,6 +31,8 @@ __all__ = [
     "MultiEncoderOutput",
     "MultiEncoderUNet",
     "RelationConsistencyLoss",
+    "RelationGap",
+    "RelationGaps",
     "RelationLoss",
     "RelationTerms",
     "SampleRelation",
@@ -37,6 +40,8 @@ __all__ = [
     "TargetConsistencyLoss",
     "UNetParts",
     "functional",
+    "relation_gap",
+    "relation_gaps",
     "split_unet",
 ]
 
