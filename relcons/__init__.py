@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from relcons import functional
+from relcons.anchoring import RelationAnchor
 from relcons.gap import RelationGap, RelationGaps, relation_gap, relation_gaps
 from relcons.losses import (
     GeneralConsistencyLoss,
@@ -30,6 +31,7 @@ __all__ = [
     "LinearRampUp",
     "MultiEncoderOutput",
     "MultiEncoderUNet",
+    "RelationAnchor",
     "RelationConsistencyLoss",
     "RelationGap",
     "RelationGaps",
