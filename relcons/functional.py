@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from relcons._products import accumulation_dtype, centered, gram_of_each, gram_of_mean, pooled, unit_rows
+from relcons._operations import accumulation_dtype, centered, gram_of_each, gram_of_mean, pooled, unit_rows
 from relcons.checks import (
     check_choice,
     check_eps,

@@ -1,24 +1,16 @@
-"""What relations are made of, with backward passes written by hand: fewer maps kept, full precision under autocast.
-
-Autocast casts products in a backward pass that runs inside it, too, whatever the forward pass did; so these turn it off
-in both. Callers turn it off around them.
-"""
+"""Gram matrices: of a batch's mean map, or of every stack of rows."""
 
 import math
-from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from relcons._operations.precision import accumulation_dtype
+
 # Columns that are summed, or cast from half precision, at once.
 CHUNK = 65536
-
-
-def accumulation_dtype(tensor: Tensor) -> torch.dtype:
-    """Type in which relations are computed: float32 at least."""
-    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def gram_of_mean(features: Tensor, center: bool = False) -> Tensor:
@@ -33,20 +25,6 @@ def gram_of_each(maps: Tensor) -> Tensor:
     product = _Gram if torch.compiler.is_compiling() else _GramWithTangent
     gram: Tensor = product.apply(maps)
     return gram
-
-
-def pooled(features: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Adaptive average pooling of ``features`` to ``sizes`` positions per axis, deterministic on every device."""
-    pool = _Pool if torch.compiler.is_compiling() else _PoolWithTangent
-    result: Tensor = pool.apply(features, tuple(sizes))
-    return result
-
-
-def unit_rows(rows: Tensor, eps: float) -> Tensor:
-    """Rows of (..., M, N) over their L2 norms; 0 where that is at most ``eps`` times the largest of the matrix."""
-    scale = _UnitRows if torch.compiler.is_compiling() else _UnitRowsWithTangent
-    result: Tensor = scale.apply(rows, eps)[0]
-    return result
 
 
 def centered(maps: Tensor) -> Tensor:
@@ -193,107 +171,3 @@ def _write_gradient(factor: Tensor, mean: Tensor, shape: torch.Size, dtype: torc
             first[:, columns] = factor @ mean[:, columns]
     grad[1:] = grad[:1]
     return grad
-
-
-class _Pool(torch.autograd.Function):
-    """Adaptive average pooling, one axis after the other, as products with matrices of window weights.
-
-    torch's own keeps the maps, cast where they are of half precision, and on CUDA its gradient is not deterministic.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(features: Tensor, sizes: tuple[int, ...]) -> Tensor:
-        # The last axis goes first, where it lies together in memory, and what is left is small.
-        maps = features.to(accumulation_dtype(features))
-        for axis in reversed(range(len(sizes))):
-            maps = (maps @ _windows(features.shape[axis + 2], sizes[axis], maps).mT).movedim(-1, 2)
-        return maps
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, tuple[int, ...]], output: Tensor) -> None:
-        ctx.shape, ctx.dtype, ctx.sizes = inputs[0].shape, inputs[0].dtype, inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        grad = grads[0]
-        with torch.autocast(grad.device.type, enabled=False):
-            for axis, size in enumerate(ctx.sizes):
-                grad = grad.movedim(2, -1) @ _windows(ctx.shape[axis + 2], size, grad)
-            return grad.to(ctx.dtype), None
-
-
-class _PoolWithTangent(_Pool):
-    """The same with forward-mode derivatives, which torch.compile does not take."""
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        return _Pool.forward(tangents[0], ctx.sizes)
-
-
-def _windows(positions: int, size: int, like: Tensor) -> Tensor:
-    """(size, positions): row p averages over the window from floor(p n / size) to ceil((p + 1) n / size)."""
-    position = torch.arange(positions, device=like.device)
-    part = torch.arange(size, device=like.device)[:, None]
-    inside = (position >= part * positions // size) & (position < -(-(part + 1) * positions // size))
-    return inside.to(like.dtype) / inside.sum(1, keepdim=True)
-
-
-class _UnitRows(torch.autograd.Function):
-    """Rows over their norms, in a fraction of the small operations that autograd would record.
-
-    The inverse norms are an output so that a second derivative sees them as a function of the rows.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(rows: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        # Dividing by the largest entry changes nothing in the result and keeps the squares of the norms from
-        # leaving float32's range.
-        largest = rows.abs().amax((-2, -1), keepdim=True)
-        # Below this the inverse of the largest entry leaves the type's range in the backward pass.
-        limits = torch.finfo(rows.dtype)
-        scale = torch.where(largest < limits.tiny / limits.eps, 0.0, largest.reciprocal())
-        scaled = rows * scale
-        norms = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
-        # "<=" and not its negation: NaN then counts as live and is seen instead of turned into 0.
-        dead = norms <= eps * norms.amax(-2, keepdim=True)
-        inverse = torch.where(dead, 0.0, norms.reciprocal())
-        return scaled * inverse, inverse * scale
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: tuple[Tensor, Tensor]) -> None:
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*output)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None]:
-        grad_unit, grad_inverse = grads
-        unit, inverse = ctx.saved_tensors
-        grad = None if grad_unit is None else _turn(grad_unit, unit, inverse)
-        if grad_inverse is not None:
-            further = -grad_inverse * inverse * inverse * unit
-            grad = further if grad is None else grad + further
-        return grad, None
-
-
-class _UnitRowsWithTangent(_UnitRows):
-    """The same with forward-mode derivatives, which torch.compile does not take."""
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: tuple[Tensor, Tensor]) -> None:
-        _UnitRows.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(*output)
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, Tensor]:
-        unit, inverse = ctx.saved_tensors
-        along = (unit * tangents[0]).sum(-1, keepdim=True)
-        return _turn(tangents[0], unit, inverse), -inverse * inverse * along
-
-
-def _turn(change: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
-    """What a change of a row does to its direction; of gradients the same, since it is symmetric."""
-    return (change - unit * (unit * change).sum(-1, keepdim=True)) * inverse
