@@ -74,9 +74,30 @@ UNET = ("--data", "data", "--method", "unet", "--preset", "demo", "--steps", "2"
             ("--method", "best"),
             "--method 'best' is unknown; take one of unet, pretrain, finetune, multi-encoder, baseline, ",
         ),
-        (("--method", "pretrain"), "method pretrain is for volumes; add --dataset covid-ct-20"),
-        (("--method", "finetune", "--init", "data"), "method finetune is for volumes"),
-        ((*UNET[:2], "--method", "multi-encoder", "--init", "data"), "method multi-encoder is for volumes"),
+        (("--data", "data", "--method", "pretrain"), "method pretrain needs source images"),
+        (("--method", "finetune"), "method finetune starts from a trained network: give --init"),
+        (("--method", "multi-encoder"), "method multi-encoder starts from a trained network: give --init"),
+        (("--method", "finetune", "--init", "data"), "data is not a run folder written by train.py"),
+        ((*UNET, "--init", "data"), "--init is for the methods finetune, multi-encoder, baseline, .*, not for unet"),
+        (("--method", "ours", "--init", "other"), "--init other is a run of method unet; give one of method pretrain"),
+        (("--reduction", "max"), "--reduction must be 'sum', 'row_mean' or 'mean', got 'max'"),
+        (("--ramp-power", "3"), r"--ramp-power must be 1 \(as printed\) or 2 \(Laine & Aila 2017\), got 3"),
+        (("--peak-target", "-1"), "--peak-target must be 0 or more, got -1"),
+        (("--levels", "7"), r"--levels must be from -5 to 4, the encoder's stages; got \(7,\)"),
+        (("--fuse-levels", "-1", "4"), r"--fuse-levels names a stage twice: \(-1, 4\)"),
+        (("--fusion", "add"), "--fusion must be 'concat' or 'project', got 'add'"),
+        (("--route", "both"), "--route must be 'paper' or 'joint', got 'both'"),
+        (("--method", "unet", "--width", "two"), "--width must be a factor such as 1.2, or dual, got 'two'"),
+        (("--method", "unet", "--width", "-1"), "--width must be more than 0, got -1"),
+        (
+            ("--method", "unet", "--reduction", "sum"),
+            "--reduction changes nothing in method unet; leave it out, or take --method general, target, ours",
+        ),
+        (("--method", "target", "--peak-general", "1"), "--peak-general changes nothing in method target"),
+        (("--method", "general", "--peak-target", "1"), "--peak-target changes nothing in method general"),
+        (("--method", "baseline", "--levels", "-1"), "--levels changes nothing in method baseline"),
+        (("--method", "unet", "--route", "joint"), "--route changes nothing in method unet"),
+        (("--width", "dual"), "--width changes nothing in method ours; .* take --method unet, pretrain, finetune"),
         (("--preset", "fast"), "--preset 'fast' is unknown; take one of demo, cpu, paper"),
         (("--dataset", "mnist"), "--dataset 'mnist' is unknown; take one of phantom, covid_semiseg"),
         (("--dataset", "covid_semiseg"), "--dataset covid_semiseg needs --data"),
@@ -111,6 +132,7 @@ UNET = ("--data", "data", "--method", "unet", "--preset", "demo", "--steps", "2"
 def test_arguments(data: Path, said: Callable[..., str], arguments: tuple[str, ...], message: str) -> None:
     (data / "empty").mkdir()
     (data / "file").touch()
+    start(data, "other")
     before = sorted(data.parent.iterdir())
     assert re.search(message, said(*arguments))
     assert sorted(data.parent.iterdir()) == before
@@ -240,6 +262,14 @@ def test_a_resumed_run_keeps_its_settings(data: Path, said: Callable[..., str]) 
     assert "method is 'unet' in the run, 'ours' was asked for; seed is 5 in the run, 6 was asked for" in shown
     assert "steps" not in shown
     assert "data is" not in said(*RESUME, "--data", "data", "--seed", "6")
+
+
+def test_a_resumed_run_keeps_its_choices(data: Path, said: Callable[..., str]) -> None:
+    start(data, method="ours", source=(str(data.parent / "source"),), relation_levels=(-1, 0))
+    shown = said(*RESUME, "--reduction", "mean", "--peak-general", "0.2", "--levels", "-1", "0")
+    assert "relation_reduction is 'sum' in the run, 'mean' was asked for; relation_peak_general is 0.1" in shown
+    assert "levels" not in shown
+    assert "--width changes nothing in method ours" in said(*RESUME, "--width", "2")
 
 
 def test_an_input_size_that_does_not_divide(data: Path, said: Callable[..., str]) -> None:

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -231,8 +231,11 @@ def parse_json(content: bytes | str, kind: type[T], name: str, fix: str) -> T:
         raise InputError(f"{name} is damaged: {faults_of(error)}; {fix}") from None
 
 
-def faults_of(error: ValidationError, *, options: bool = False) -> str:
-    """What the validator found wrong, one fault for each field; `options`: named as on the command line."""
+def faults_of(error: ValidationError, *, options: Mapping[str, str] | None = None) -> str:
+    """What the validator found wrong, one fault for each field.
+
+    options: name the fields as on the command line; those whose option has another name are listed here.
+    """
     found: dict[Any, str] = {}
     for details in error.errors(include_url=False):
         found.setdefault(details["loc"][:1], _fault(details, options))
@@ -246,12 +249,12 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-def _fault(details: ErrorDetails, options: bool) -> str:
+def _fault(details: ErrorDetails, options: Mapping[str, str] | None) -> str:
     kind, context = details["type"], details.get("ctx", {})
     if kind == "json_invalid":
         return f"it is not JSON ({context['error']})"
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in details["loc"]).removeprefix(".")
-    name = f"--{name.replace('_', '-')}" if options else name or "it"
+    name = name or "it" if options is None else options.get(name, f"--{name.replace('_', '-')}")
     if kind == "value_error":
         return str(context["error"]) if name == "it" else f"{name} {context['error']}"
     text = WORDING[kind].format(**context) if kind in WORDING else details["msg"].replace("Input should", "must", 1)

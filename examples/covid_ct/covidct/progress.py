@@ -25,8 +25,8 @@ NAMES = {
     "loss": "loss",
     "segmentation": "seg",
     "lambda": "lambda",
-    "general": "L_G",
-    "target": "L_T",
+    "weighted_general": "lambda L_G",
+    "weighted_target": "lambda L_T",
 }
 
 

@@ -40,7 +40,9 @@ def test_the_paper_preset_is_the_papers() -> None:
     assert config.features_per_stage == (32, 64, 128, 256, 480, 480, 480)
     assert (config.learning_rate, config.momentum, config.nesterov, config.weight_decay) == (0.01, 0.99, True, 3e-5)
     assert (config.clip, config.poly, config.oversample_foreground) == (12, 0.9, 0.33)
-    assert (config.relation_peak, config.relation_power, config.precision) == (0.1, 1, "16")
+    assert (config.relation_reduction, config.relation_power, config.precision) == ("sum", 1, "16")
+    assert (config.relation_peak_general, config.relation_peak_target) == (0.1, 0.1)
+    assert (config.relation_levels, config.fusion, config.route, config.width) == ((-1,), "concat", "paper", 1)
 
 
 @pytest.mark.parametrize(
@@ -53,11 +55,38 @@ def test_the_paper_preset_is_the_papers() -> None:
         ({"precision": "64"}, "--precision must be one of 32, bf16, 16, got '64'"),
         ({"size": (100, 96)}, "size 100 x 96 .* multiples of 16 x 16, at least 32 x 32; take 96 x 96"),
         ({"size": (16, 16)}, "at least 32 x 32; take 32 x 32"),
+        ({"relation_reduction": "max"}, "--reduction must be 'sum', 'row_mean' or 'mean', got 'max'"),
+        ({"relation_peak_general": -0.1}, "--peak-general must be 0 or more, got -0.1"),
+        ({"relation_peak_target": float("inf")}, "--peak-target must be a finite number"),
+        ({"fusion": "add"}, "--fusion must be 'concat' or 'project', got 'add'"),
+        ({"route": "both"}, "--route must be 'paper' or 'joint', got 'both'"),
+        ({"width": 0.0}, "--width must be more than 0, got 0"),
+        ({"relation_levels": ()}, "--levels must have at least 1 item"),
+        ({"relation_levels": (5,)}, r"--levels must be from -5 to 4, the encoder's stages; got \(5,\)"),
+        ({"fuse_levels": (-6,)}, r"--fuse-levels must be from -5 to 4"),
+        ({"fuse_levels": (0, 4, -1)}, r"--fuse-levels names a stage twice: \(0, 4, -1\)"),
     ],
 )
 def test_refuses(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         replace(CONFIG, **changes)
+
+
+def test_an_older_config_is_read_as_it_was(tmp_path: Path) -> None:
+    """One peak for both terms, and none of the later fields."""
+    path, values = tmp_path / "config.json", asdict(CONFIG)
+    for name in ("relation_peak_general", "relation_peak_target", "relation_levels", "fuse_levels", "fusion"):
+        del values[name]
+    del values["route"], values["width"]
+    path.write_text(json.dumps(values | {"relation_peak": 0.2, "relation_reduction": "row_mean"}))
+    config = read_config(path)
+    assert config == replace(CONFIG, relation_reduction="row_mean", relation_peak_general=0.2, relation_peak_target=0.2)
+    path.write_text(json.dumps(values | {"relation_peak_general": 0.1}))
+    with pytest.raises(InputError, match=r"missing fields \['relation_peak_target'\]"):
+        read_config(path)
+    path.write_text(json.dumps(values | {"relation_peak": "high"}))
+    with pytest.raises(InputError, match=r"relation_peak_general must be a valid number, got 'high'"):
+        read_config(path)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
@@ -108,9 +137,12 @@ WRONG: dict[str, Any] = {
     "clip": 0,
     "poly": float("inf"),
     "oversample_foreground": 1.5,
-    "relation_peak": float("-inf"),
+    "relation_peak_general": float("-inf"),
     "relation_reduction": "max",
     "relation_power": 0,
+    "fusion": "add",
+    "route": "none",
+    "width": 0,
     "strides": [[0, 1]],
     "kernel_sizes": [[2, 2]],
 }

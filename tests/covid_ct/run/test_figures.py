@@ -15,7 +15,7 @@ from relcons.functional import relation_matrix
 NULLS = dict.fromkeys(
     (
         *("lambda", "general", "target", "weighted_general", "weighted_target"),
-        *("grad_norm_general", "rank_general", "rank_target"),
+        *("grad_norm_general", "rank_general", "rank_target", "moved_general"),
     )
 )
 
@@ -47,7 +47,15 @@ def line(step, **changes):
     }
     values |= {"general": 0.2, "target": -0.3, "weighted_general": 0.0002 * step, "weighted_target": -0.0003 * step}
     values |= {"grad_norm_general": 0.01, "grad_norm_target": 1.0, "grad_norm_decoder": 2.0}
-    return values | {"rank_general": 30.0, "rank_target": 20.0, "learning_rate": 0.01, "seconds": 1.0} | changes
+    return (
+        values
+        | {"rank_general": 30.0, "rank_target": 20.0, "moved_general": 1e-4 * step}
+        | {
+            "learning_rate": 0.01,
+            "seconds": 1.0,
+        }
+        | changes
+    )
 
 
 def write_log(run, lines, end="\n"):
@@ -68,7 +76,7 @@ def test_curves_of_the_whole_method(run, drawn):
     write_log(run, [line(step) for step in range(0, 300, 10)])
     assert draw_curves(run) == run / "curves.png"
     check_png(run / "curves.png")
-    assert titles(drawn[0]) == [title for title, _, _ in figures.PANELS]
+    assert titles(drawn[0]) == [panel.title for panel in figures.PANELS]
     assert [path.name for path in run.iterdir() if path.suffix == ".png"] == ["curves.png"]
     assert Gcf.get_all_fig_managers() == []
 
@@ -79,9 +87,21 @@ def test_curves_show_the_logged_values(run, drawn):
     segmentation = drawn[0].axes[0].lines[0]
     np.testing.assert_array_equal(segmentation.get_xdata(), range(5))
     np.testing.assert_array_equal(segmentation.get_ydata(), [0, 0.5, 1, 1.5, 2])
-    weighted = drawn[0].axes[2]
-    assert [text.get_text() for text in weighted.get_legend().get_texts()] == ["general", "target"]
-    np.testing.assert_allclose(weighted.lines[2].get_ydata(), [-0.0003 * step for step in range(5)])
+    added = drawn[0].axes[1]
+    assert [text.get_text() for text in added.get_legend().get_texts()] == ["L_seg", "λ L_G", "λ L_T"]
+    np.testing.assert_allclose(added.lines[0].get_ydata(), [0.5 * step for step in range(5)])
+    np.testing.assert_allclose(added.lines[4].get_ydata(), [-0.0003 * step for step in range(5)])
+    moved = next(ax for ax in drawn[0].axes if "w₀" in ax.get_title(loc="left"))
+    np.testing.assert_allclose(moved.lines[0].get_ydata(), [1e-4 * step for step in range(5)])
+
+
+def test_terms_of_any_size_are_seen_beside_each_other(run, drawn):
+    """Under the printed sum L_T ends at a hundred times L_seg, and L_G far below it."""
+    write_log(run, [line(step, segmentation=0.4, weighted_general=0.02, weighted_target=-24.0) for step in range(5)])
+    draw_curves(run)
+    added = drawn[0].axes[1]
+    heights = [added.transData.transform((0, value))[1] for value in (-24.0, 0, 0.02, 0.4)]
+    assert min(np.diff(heights)) > 0.1 * (heights[-1] - heights[0])
 
 
 def test_curves_of_a_single_network_have_no_relation_panels(run, drawn):

@@ -99,6 +99,26 @@ def test_another_start_is_another_row(tmp_path):
     assert titles(of("IV", named(one=one))) == {"multi-encoder after reconstruct (not in the paper)": ["one"]}
 
 
+def test_what_departs_from_the_paper_has_rows_of_its_own(tmp_path):
+    """The paper's own row is of the paper's own choices, and of a general encoder that starts at random."""
+    start = write_run(tmp_path / "start", config(volumes=True, method="pretrain", source=("/stores/lidc",)), None)
+    ours = {"volumes": True, "method": "ours", "source": ("/stores/msd",)}
+    configs = named(
+        a=config(**ours),
+        b=config(**ours, relation_reduction="row_mean"),
+        c=config(**ours, init=str(start)),
+        d=config(volumes=True, width=1.2),
+        e=config(volumes=True, relation_reduction="row_mean"),
+    )
+    assert titles(of("III", configs)) == {
+        "3D nnUNet": ["e"],
+        "Ours (L_G + L_T)": ["a"],
+        "ours, reduction row_mean on msd-lung (not in the paper)": ["b"],
+        "ours after pretrain on lidc + msd-lung (not in the paper)": ["c"],
+        "unet, width 1.2 (not in the paper)": ["d"],
+    }
+
+
 def test_own_rows_of_one_method_are_told_apart():
     rows = of(
         "V",

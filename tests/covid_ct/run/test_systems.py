@@ -1,12 +1,22 @@
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from covidct.errors import InputError
 from covidct.networks.plain_unet import plain_unet
+from covidct.run.building import (
+    build_model,
+    build_relation_loss,
+    count_parameters,
+    dual_width,
+    start_from,
+    trained_groups,
+    two_encoders,
+)
 from covidct.run.config import Config
-from covidct.run.systems import SYSTEMS, build_model, build_relation_loss, start_from, system, trained_groups
+from covidct.run.systems import STARTS, SYSTEMS, system
 from covidct.slices.presets import PRESETS
 from covidct.training.segmentation_loss import segmentation_loss
 from covidct.volumes.presets import PRESETS as VOLUME_PRESETS
@@ -33,7 +43,11 @@ GROUPS = {
     "general": {"general", "target", "decoder"},
     "target": {"target", "decoder"},
     "ours": {"general", "target", "decoder"},
+    "ours-un": {"general", "target", "decoder"},
+    "supervised-general": {"general", "target", "decoder"},
+    "reconstruct": {"target", "decoder"},
 }
+TABLE_V = ("u-net", "attention-unet", "gated-unet", "dense-unet", "u-net++", "inf-net", "semi-inf-net")
 FROZEN = ("multi-encoder", "baseline", "target")
 
 
@@ -42,8 +56,16 @@ def of(method: str) -> Config:
 
 
 def test_the_table_is_the_papers() -> None:
-    assert set(SYSTEMS) == set(GROUPS)
-    assert [name for name, entry in SYSTEMS.items() if entry.needs_source] == ["pretrain", "general", "ours"]
+    assert set(SYSTEMS) == {*GROUPS, *TABLE_V}
+
+    def those(fact: str) -> set[str]:
+        return {name for name, entry in SYSTEMS.items() if getattr(entry, fact)}
+
+    assert those("needs_source") == {"pretrain", "general", "ours", "ours-un", "supervised-general"}
+    assert those("needs_unlabelled") == {"ours-un", "semi-inf-net", "reconstruct"}
+    assert those("slices_alone") == {*TABLE_V, "ours-un", "supervised-general", "reconstruct"}
+    assert those("tested") == set(SYSTEMS) - {"pretrain", "reconstruct"}
+    assert STARTS == ("pretrain", "reconstruct")
 
 
 def test_an_unknown_method_names_the_known_ones() -> None:
@@ -107,7 +129,7 @@ def test_rows_of_table_i() -> None:
 def test_what_starts_from_an_earlier_run(axes: int) -> None:
     at = {"size": (16,) * axes}
     trained = build_model(replace(of("pretrain"), seed=8, **at))
-    for method in SYSTEMS:
+    for method in GROUPS:
         model, fresh = (build_model(replace(of(method), **at)) for _ in range(2))
         start_from(model, trained, method)
         changed = {
@@ -128,8 +150,17 @@ def test_what_starts_from_an_earlier_run(axes: int) -> None:
             ):
                 assert torch.equal(weight, own), name
             assert not any(p.requires_grad for p in model.general_encoder.parameters())
-        else:
+        elif method in ("unet", "pretrain", "reconstruct"):
             assert not changed
+        else:
+            dual = two_encoders(model)
+            assert dual is not None
+            changed = {name.removeprefix("model.") for name in changed}
+            assert weights
+            assert all(name.startswith("general_encoders.0.") for name in changed)
+            own = dual.general_encoder.state_dict()
+            assert all(torch.equal(value, own[name]) for name, value in trained.encoder.state_dict().items())
+            assert any(p.requires_grad for p in dual.general_encoder.parameters()) == SYSTEMS[method].trains_general
 
 
 def test_another_network_to_start_from_is_refused() -> None:
@@ -145,6 +176,63 @@ def test_a_multi_encoder_fuses_every_level() -> None:
     model = build_model(of("multi-encoder"))
     assert model.fusion.levels == (0, 1, 2)
     assert build_model(of("ours")).fusion.levels == (2,)
+    assert build_model(replace(of("multi-encoder"), fuse_levels=(-1,))).fusion.levels == (2,)
+
+
+def test_what_the_paper_leaves_open_is_built_as_it_says() -> None:
+    paper = build_model(CONFIG)
+    assert (paper.levels, paper.fusion.levels, paper.route) == ((2,), (2,), "paper")
+    other = build_model(replace(CONFIG, relation_levels=(-1, 0), fuse_levels=(1, 2), fusion="project", route="joint"))
+    assert (other.levels, other.fusion.levels, other.route) == ((2, 0), (1, 2), "joint")
+    # As wide as the single network's, which keeps a reference to its encoder.
+    single = build_model(of("unet")).decoder.state_dict()
+    own = {name: value.shape for name, value in other.decoder.state_dict().items()}
+    assert own == {name: value.shape for name, value in single.items() if not name.startswith("encoder.")}
+
+
+@pytest.mark.parametrize("method", ["baseline", "target", "multi-encoder"])
+def test_the_joint_route_trains_the_general_encoder(method: str) -> None:
+    assert set(trained_groups(build_model(replace(of(method), route="joint")))) == {"general", "target", "decoder"}
+
+
+@pytest.mark.parametrize("method", SYSTEMS)
+def test_parameters_are_counted_without_making_them(method: str) -> None:
+    assert count_parameters(of(method)) == sum(p.numel() for p in build_model(of(method)).parameters())
+
+
+def test_width_is_a_factor_on_every_stage() -> None:
+    config = replace(of("unet"), width=1.26)
+    assert config.widths == (5, 8, 10)
+    assert [stage[0].convs[0].conv.out_channels for stage in build_model(config).encoder.stages] == [5, 8, 10]
+    assert replace(of("unet"), width=0.01).widths == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("preset", "dual"),
+    [(PRESETS["demo"], 815_924), (PRESETS["paper"], 43_543_878), (VOLUME_PRESETS["paper"], 45_118_405)],
+)
+def test_the_width_of_two_encoders_has_their_parameters(preset: dict[str, Any], dual: int) -> None:
+    """Nearer than the widths beside it, and within half a percent of the count of Table I, or II."""
+    config = Config(
+        dataset="covid_semiseg",
+        data="",
+        source=(),
+        method="unet",
+        preset="paper",
+        fold=0,
+        seed=0,
+        **{**preset, "precision": "32"},
+    )
+    width = dual_width(config)
+
+    def off(width: float) -> int:
+        found = replace(config, width=width)
+        net = plain_unet(found.widths, axes=found.axes, strides=found.strides, kernel_sizes=found.kernel_sizes)
+        return abs(sum(p.numel() for p in net.parameters()) - dual)
+
+    with torch.device("meta"):
+        assert off(width) < 0.005 * dual
+        assert off(width) <= min(off(width - 0.001), off(width + 0.001))
 
 
 def test_the_bottleneck_of_preset_cpu_is_table_iis() -> None:
@@ -176,7 +264,10 @@ def test_every_trained_parameter_gets_a_gradient(method: str) -> None:
     chosen, model, relation = system(method), build_model(of(method)), build_relation_loss(of(method))
     model.train()
     images, source = torch.randn(2, 1, 16, 16), torch.randn(2, 1, 16, 16) if chosen.general else None
-    if relation is None:
+    if chosen.supervised:
+        logits, of_source = model(images, source=torch.randn(2, 1, 16, 16))
+        extra = segmentation_loss(of_source, torch.ones(2, 1, 16, 16))
+    elif relation is None:
         logits, extra = model(images), 0
     else:
         output = model(images, source=source, features=True)
@@ -188,10 +279,34 @@ def test_every_trained_parameter_gets_a_gradient(method: str) -> None:
 
 @pytest.mark.parametrize(("method", "general", "target"), [("general", 1, None), ("target", None, 1), ("ours", 1, 1)])
 def test_relation_loss(method: str, general: float | None, target: float | None) -> None:
-    loss = build_relation_loss(replace(of(method), relation_peak=0.3, relation_power=2.0))
+    peaks = {"relation_peak_general": 0.3, "relation_peak_target": 0.3}
+    loss = build_relation_loss(replace(of(method), relation_power=2.0, **peaks))
     assert loss is not None
-    assert (loss.general, loss.target, loss.reduction) == (general, target, "row_mean")
+    assert (loss.general, loss.target, loss.reduction) == (general, target, "sum")
     assert (loss.schedule.total_steps, loss.schedule.peak, loss.schedule.power) == (10, 0.3, 2.0)
+    assert build_relation_loss(replace(of(method), relation_reduction="row_mean")).reduction == "row_mean"
+
+
+@pytest.mark.parametrize(
+    ("method", "peaks", "weights"),
+    [
+        ("ours", (0.2, 0.05), (0.2, 0.05)),
+        ("ours", (0.01, 0.04), (0.01, 0.04)),
+        ("ours", (0.0, 0.04), (0.0, 0.04)),
+        ("ours", (0.0, 0.0), (0.0, 0.0)),
+        ("general", (0.02, 0.5), (0.02, None)),
+        ("target", (0.5, 0.02), (None, 0.02)),
+    ],
+)
+def test_each_term_has_a_weight_of_its_own(
+    method: str, peaks: tuple[float, float], weights: tuple[float | None, float | None]
+) -> None:
+    config = replace(of(method), relation_peak_general=peaks[0], relation_peak_target=peaks[1])
+    loss = build_relation_loss(config)
+    assert loss is not None
+    loss.step(config.steps)
+    ends = [None if share is None else share * loss.current_weight.item() for share in (loss.general, loss.target)]
+    assert ends == [None if weight is None else pytest.approx(weight, rel=1e-6) for weight in weights]
 
 
 @pytest.mark.parametrize("method", ["unet", "pretrain", "finetune", "multi-encoder", "baseline"])

@@ -34,6 +34,7 @@ def test_slices_of_two_cases(cases, tmp_path):
     found = read(cases, tmp_path)
     assert [item.name for item in found] == ["set_one_001", "set_one_002", "set_two_001", "set_two_002"]
     assert [item.scan for item in found] == ["set_one", "set_one", "set_two", "set_two"]
+    assert {item.dataset for item in found} == {str(cases)}
 
 
 def test_window_orientation_and_crop(cases, tmp_path, chest):

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,11 @@ import torch
 from covidct.errors import InputError
 from covidct.progress import TrainingProgress, work_shown
 from covidct.results import finish
+from covidct.run.building import build_model, build_relation_loss
 from covidct.run.checkpoint import cut_metrics, load_checkpoint, load_run, save_weights
 from covidct.run.config import Config
 from covidct.run.folder import result_files
-from covidct.run.systems import SYSTEMS, build_model, build_relation_loss
+from covidct.run.systems import SYSTEMS
 from covidct.slices.data import SliceData, read_run_data
 from covidct.slices.presets import PRESETS
 from covidct.slices.sampling import SliceSamples
@@ -29,7 +31,7 @@ from safetensors.torch import load_file, load_model
 FIELDS = {
     *("step", "loss", "segmentation", "lambda", "general", "target", "weighted_general", "weighted_target"),
     *("grad_norm_general", "grad_norm_target", "grad_norm_decoder", "rank_general", "rank_target"),
-    *("learning_rate", "seconds"),
+    *("moved_general", "supervised", "learning_rate", "seconds"),
 }
 
 
@@ -43,7 +45,7 @@ def config(
 ) -> Config:
     """A tiny run of the whole method, on a data set of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    data = write_covid(tmp_path / "data", [str(number) for number in range(6)])
+    data = write_covid(tmp_path / "data", [str(number) for number in range(6)], unlabelled=["a_1", "a_2", "b_1"])
     hu, lesion = chest()
     for name, values in (("ct", hu), ("lesion", lesion)):
         save_volume(tmp_path / "source" / "case" / f"{name}.nii.gz", values)
@@ -94,14 +96,16 @@ def log_of(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("method", SYSTEMS)
+@pytest.mark.parametrize("method", [name for name, entry in SYSTEMS.items() if entry.network is None])
 def test_smoke(method: str, config: Config, trainer: Callable[..., Trainer]) -> None:
     one = trainer(replace(config, method=method))
     one.train(quiet())
     log = log_of(one.run)
     assert [line["step"] for line in log] == [1, 2, 3, 4]
     chosen = SYSTEMS[method]
-    present = {"general": chosen.general, "target": chosen.target, "grad_norm_general": chosen.general}
+    present = {"general": chosen.general, "target": chosen.target, "grad_norm_general": chosen.trains_general}
+    present |= {"moved_general": chosen.trains_general, "supervised": chosen.supervised}
+    present |= {"weighted_target": chosen.target, "rank_general": chosen.relates}
     for line in log:
         assert set(line) == FIELDS
         assert {name: line[name] is not None for name in present} == present
@@ -142,17 +146,21 @@ def test_a_step_is_the_papers(config: Config, trainer: Callable[..., Trainer]) -
                 momenta[name] = 0.99 * momenta[name] + gradient if name in momenta else gradient
                 parameter -= rate * (gradient + 0.99 * momenta[name])
         one.model.train()
-        one._train_step(target["image"], target["mask"], source["image"])
+        one._train_step({"target": target, "source": source})
         one.step += 1
     for (name, wanted), got in zip(model.named_parameters(), one.module.parameters(), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def drawn() -> dict[str, dict[str, torch.Tensor]]:
+    target = {"image": torch.randn(2, 1, 16, 16), "mask": torch.ones(2, 1, 16, 16)}
+    return {"target": target, "source": {"image": torch.randn(2, 1, 16, 16)}}
+
+
 def test_clipping_acts_on_two_sets_apart(config: Config, trainer: Callable[..., Trainer]) -> None:
-    one = trainer(replace(config, clip=1e-3, relation_peak=1000.0))
+    one = trainer(replace(config, clip=1e-3, relation_peak_general=1000.0, relation_peak_target=1000.0))
     one.model.train()
-    images, masks = torch.randn(2, 1, 16, 16), torch.ones(2, 1, 16, 16)
-    norms = one._train_step(images, masks, torch.randn(2, 1, 16, 16))
+    norms = one._train_step(drawn())
 
     def norm(*names: str) -> float:
         return torch.cat([p.grad.flatten() for name in names for p in one.groups[name]]).norm().item()
@@ -161,6 +169,26 @@ def test_clipping_acts_on_two_sets_apart(config: Config, trainer: Callable[..., 
     assert norm("general") == pytest.approx(1e-3, rel=1e-2)
     assert norm("target", "decoder") == pytest.approx(1e-3, rel=1e-2)
     assert norm("decoder") < 0.999e-3
+
+
+def test_clipping_acts_on_all_where_one_loss_reaches_all(config: Config, trainer: Callable[..., Trainer]) -> None:
+    one = trainer(replace(config, clip=1e-3, route="joint"))
+    one.model.train()
+    one._train_step(drawn())
+    gradients = {name: [p.grad.flatten() for p in parameters] for name, parameters in one.groups.items()}
+    assert torch.cat([g for each in gradients.values() for g in each]).norm().item() == pytest.approx(1e-3, rel=1e-2)
+    assert torch.cat(gradients["general"]).norm() < 0.999e-3
+
+
+@pytest.mark.parametrize("method", ["baseline", "target", "multi-encoder"])
+def test_under_the_joint_route_segmentation_moves_the_general_encoder(
+    method: str, config: Config, trainer: Callable[..., Trainer]
+) -> None:
+    config = replace(config, method=method, route="joint")
+    before, one = build_model(config).state_dict(), trainer(config)
+    after = trained(one)
+    assert all(not torch.equal(before[name], after[name]) for name in before if "general_encoders" in name)
+    assert log_of(one.run)[-1]["moved_general"] > 0
 
 
 def test_the_log_says_what_was_computed(config: Config, trainer: Callable[..., Trainer]) -> None:
@@ -176,6 +204,114 @@ def test_the_log_says_what_was_computed(config: Config, trainer: Callable[..., T
         assert line["loss"] == pytest.approx(total, rel=1e-5)
         assert line["target"] <= 0 <= line["general"]
         assert 1 <= line["rank_general"] <= 8
+
+
+def test_the_terms_weigh_what_each_peak_says(config: Config, trainer: Callable[..., Trainer]) -> None:
+    one = trainer(replace(config, relation_peak_general=0.02, relation_peak_target=0.5))
+    one.train(quiet())
+    for line in log_of(one.run):
+        rise = np.exp(-5 * (1 - (line["step"] - 1) / 4))
+        assert line["weighted_general"] == pytest.approx(0.02 * rise * line["general"], rel=1e-5)
+        assert line["weighted_target"] == pytest.approx(0.5 * rise * line["target"], rel=1e-5)
+        total = line["segmentation"] + line["weighted_general"] + line["weighted_target"]
+        assert line["loss"] == pytest.approx(total, rel=1e-5)
+
+
+def test_movement_is_that_from_the_first_weights(config: Config, trainer: Callable[..., Trainer]) -> None:
+    first = build_model(config).general_encoder
+    one = trainer(config)
+    one.train(quiet())
+    pairs = list(zip(one.module.general_encoder.parameters(), first.parameters(), strict=True))
+    moved = sum((w - w0).square().sum() for w, w0 in pairs).sqrt() / sum(w0.square().sum() for _, w0 in pairs).sqrt()
+    assert log_of(one.run)[-1]["moved_general"] == pytest.approx(moved.item(), rel=1e-4)
+    values = [line["moved_general"] for line in log_of(one.run)]
+    assert values == sorted(values)
+    assert values[0] > 0
+
+
+def begun(trainer: Callable[..., Trainer], config: Config, weights: dict[str, torch.Tensor]) -> Trainer:
+    """A run that starts from other weights than the seed's, stopped after the checkpoint of step 2."""
+    one = trainer(config)
+    one.module.general_encoder.load_state_dict(weights)
+    one.start = [p.detach().clone() for p in one.groups["general"]]
+    stopping, step = iter(range(2)), one._train_step
+    one._train_step = lambda *batch: (next(stopping), step(*batch))[1]  # type: ignore[method-assign]
+    with pytest.raises(StopIteration):
+        one.train(quiet())
+    return one
+
+
+def test_movement_from_another_run_survives_its_loss(config: Config, trainer: Callable[..., Trainer]) -> None:
+    """What that run's weights were is in the checkpoint; those of the seed are drawn again and are not."""
+    config = replace(config, init="gone")
+    weights = build_model(replace(config, seed=77)).general_encoder.state_dict()
+    one = begun(trainer, config, weights)
+    assert "start" in load_checkpoint(one.run)
+    again = trainer(config, one.run)
+    again.train(quiet())
+    values = [line["moved_general"] for line in log_of(one.run)]
+    assert len(values) == 4
+    assert values == sorted(values)
+    assert values[-1] < 0.1
+    assert "start" not in load_checkpoint(trained_run(trainer(replace(config, init=""))))
+
+
+def trained_run(one: Trainer) -> Path:
+    one.train(quiet())
+    return one.run
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+@pytest.mark.parametrize("widths", [(4, 6, 8), (4, 480)])
+def test_the_printed_sum_stays_finite_where_it_outweighs_the_segmentation(
+    precision: str, widths: tuple[int, ...], config: Config, trainer: Callable[..., Trainer]
+) -> None:
+    """At the bottleneck of Table II, and at the end of the ramp-up from the first step on."""
+    config = replace(config, features_per_stage=widths, precision=precision, relation_power=1e-9, steps=8)
+    peak = 0.1 * np.exp(5)  # a power of almost 0 gives exp(-5) of the peak throughout
+    peak *= 1 if widths[-1] == 480 else 50
+    one = trainer(replace(config, relation_peak_general=peak, relation_peak_target=peak))
+    one.train(quiet())
+    last = log_of(one.run)[-1]
+    assert all(np.isfinite(value) for value in last.values() if value is not None)
+    assert abs(last["weighted_target"]) > last["segmentation"]
+    assert all(p.isfinite().all() for p in one.module.parameters())
+
+
+def test_the_printed_sum_trains_in_fp16(config: Config) -> None:
+    """Terms are in float32; what overflows is a gradient on its way through maps of 16 bits, and the scaler sees it."""
+    config = replace(config, features_per_stage=(4, 480), steps=30)
+    model, relation = build_model(config).train(), build_relation_loss(config)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.99, nesterov=True)
+    scaler = torch.amp.GradScaler("cpu")
+    relation.step(config.steps)
+    torch.manual_seed(0)
+    images, source, masks = torch.randn(2, 1, 16, 16), torch.randn(2, 1, 16, 16), torch.zeros(2, 1, 16, 16)
+    masks[..., 4:9, 3:12] = 1
+    taken = 0
+    for _ in range(6):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.float16):
+            output = model(images, source=source, features=True)
+            terms = relation.terms(output)
+            loss = segmentation_loss(output.logits, masks) + terms.total
+        assert output.target[-1].dtype == torch.float16
+        assert loss.dtype == terms.target.dtype == torch.float32
+        assert loss.isfinite()
+        scaler.scale(loss).backward()
+        before = model.general_encoder.stages[0][0].convs[0].conv.weight.detach().clone()
+        scaler.step(optimizer)
+        scaler.update()
+        taken += not torch.equal(before, model.general_encoder.stages[0][0].convs[0].conv.weight)
+    assert taken >= 1
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_matrices_are_of_the_deepest_level(config: Config, tmp_path: Path) -> None:
+    model = build_model(replace(config, relation_levels=(1, -1, 0)))
+    RelationProbe(tmp_path / "relations", model, torch.randn(2, 1, 16, 16), None).write(0)
+    with np.load(tmp_path / "relations" / "step_000000.npz") as matrices:
+        assert matrices["target"].shape == (8, 8)
 
 
 def test_neither_workers_nor_pictures_change_the_weights(config: Config, trainer: Callable[..., Trainer]) -> None:
@@ -340,7 +476,7 @@ def test_effective_rank_of_nothing(value: float) -> None:
 def test_the_probe_restores_the_mode(training: bool, config: Config, tmp_path: Path) -> None:
     model = build_model(config).train(training)
     images = torch.randn(2, 1, 16, 16)
-    RelationProbe(tmp_path / "relations", images, None).write(model, 7)
+    RelationProbe(tmp_path / "relations", model, images, None).write(7)
     assert model.training == training
     with np.load(tmp_path / "relations" / "step_000007.npz") as matrices:
         assert sorted(matrices) == ["general_target", "target"]
@@ -348,7 +484,7 @@ def test_the_probe_restores_the_mode(training: bool, config: Config, tmp_path: P
         np.testing.assert_allclose(np.linalg.norm(matrices["target"], axis=1), 1, rtol=1e-5)
 
 
-LINE = {"loss": 1.5, "segmentation": 1.25, "lambda": 0.01, "general": None, "target": -0.5}
+LINE = {"loss": 1.5, "segmentation": 1.25, "lambda": 0.01, "weighted_general": None, "weighted_target": -0.5}
 
 
 def test_progress_in_a_terminal() -> None:
@@ -359,7 +495,7 @@ def test_progress_in_a_terminal() -> None:
         progress.advance()
     shown = console.file.getvalue()
     assert "loss 1.5000" in shown
-    assert "L_T -0.5000" in shown
+    assert "lambda L_T -0.5000" in shown
     assert "L_G" not in shown
 
 
@@ -369,7 +505,7 @@ def test_progress_in_a_file_is_plain_lines() -> None:
         progress.show(LINE)
         progress.advance()
         progress.advance()
-    expected = "step 12/12  loss 1.5000  seg 1.2500  lambda 0.0100  L_T -0.5000  left 0:00:00\n"
+    expected = "step 12/12  loss 1.5000  seg 1.2500  lambda 0.0100  lambda L_T -0.5000  left 0:00:00\n"
     assert console.file.getvalue() == expected
 
 
@@ -392,9 +528,86 @@ def test_work_in_a_terminal_is_a_bar() -> None:
     assert "50%" in console.file.getvalue()
 
 
+def test_unlabelled_slices_enter_the_relations_alone(config: Config, trainer: Callable[..., Trainer]) -> None:
+    """One step written out: the logits of the labelled batch, the relations of both batches' maps."""
+    config = replace(config, method="ours-un")
+    one, model, relation = trainer(config), build_model(config).train(), build_relation_loss(config)
+    batches = drawn() | {"unlabelled": {"image": torch.randn(2, 1, 16, 16)}}
+    one.model.train()
+    values = one._train_step(batches)
+    images = torch.cat([batches["target"]["image"], batches["unlabelled"]["image"]])
+    maps = [encoder(images)[-1] for encoder in (model.general_encoder, model.target_encoder)]
+    of_source = model.general_encoder(batches["source"]["image"])[-1]
+    terms = [relation.relation(each) for each in (of_source, *maps)]
+    torch.testing.assert_close(values["general"], (terms[0] - terms[1]).square().sum(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(values["target"], -(terms[1] - terms[2]).square().sum(), rtol=1e-4, atol=1e-6)
+    alone = segmentation_loss(model(batches["target"]["image"]), batches["target"]["mask"])
+    torch.testing.assert_close(values["segmentation"], alone, rtol=1e-4, atol=1e-6)
+
+
+def test_the_source_labels_teach_the_general_encoder_alone(config: Config, trainer: Callable[..., Trainer]) -> None:
+    config = replace(config, method="supervised-general", learning_rate=0.1)
+    one = trainer(config)
+    before = {name: value.clone() for name, value in one.module.state_dict().items()}
+    one.model.train()
+    batches = drawn()
+    batches["source"]["mask"] = torch.ones(2, 1, 16, 16)
+    # Only the source's loss is followed back.
+    _, supervised, _ = one._forward(batches)
+    assert supervised is not None
+    supervised.backward()
+    reached = {name for name, parameter in one.module.named_parameters() if parameter.grad is not None}
+    assert reached
+    assert all(name.startswith(("model.general_encoders.", "source_decoder.")) for name in reached)
+    one.optimizer.zero_grad()
+    one._train_step(batches)
+    moved = {name for name, value in one.module.state_dict().items() if not torch.equal(value, before[name])}
+    assert {"source_decoder", "model"} == {name.split(".")[0] for name in moved}
+
+
 def test_run_data_follows_the_method(config: Config) -> None:
     with_source = read_run_data(config)
     assert isinstance(with_source, SliceData)
     assert len(with_source.train) + len(with_source.test) == 6
     assert len(with_source.source) == 2
     assert read_run_data(replace(config, method="unet")).source == ()
+    lesions = read_run_data(replace(config, method="pretrain"))
+    assert isinstance(lesions, SliceData)
+    assert (lesions.train, lesions.test, lesions.source) == (with_source.source, (), ())
+    assert "mask" in lesions.samples("target", config, augment=False)[0]
+    beside = read_run_data(replace(config, method="ours-un"))
+    assert (beside.train, beside.source) == (with_source.train, with_source.source)
+    assert [item.name for item in beside.unlabelled] == ["a_1", "a_2", "b_1"]
+    assert set(beside.samples("unlabelled", config, augment=False)[0]) == {"image"}
+    hidden = read_run_data(replace(config, method="reconstruct"))
+    assert (hidden.train, hidden.test) == (beside.unlabelled, ())
+    assert set(hidden.samples("target", replace(config, method="reconstruct"), augment=True)[0]) == {
+        "image",
+        "whole",
+        "hidden",
+    }
+    few = read_run_data(replace(config, target_cases=2, source_cases=1))
+    assert (len(few.train), len(few.source)) == (2, 1)
+    assert set(few.train) < set(with_source.train)
+    assert few.test == with_source.test
+    with pytest.raises(InputError, match="--source-cases 2 needs slices with lesion from 2 scans, found 1"):
+        read_run_data(replace(config, source_cases=2))
+
+
+def test_unlabelled_slices_of_ones_own(config: Config, tmp_path: Path, write_pair: Callable[..., Any]) -> None:
+    config = replace(config, method="ours-un")
+    folder = write_pair(tmp_path / "own", "c_7")[0].parent
+    own = read_run_data(replace(config, unlabelled=str(folder)))
+    assert [item.name for item in own.unlabelled] == ["c_7"]
+    with pytest.raises(InputError, match=r"--unlabelled .*nowhere does not exist; give a folder of pictures"):
+        read_run_data(replace(config, unlabelled=str(tmp_path / "nowhere")))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"--unlabelled .*empty holds no picture"):
+        read_run_data(replace(config, unlabelled=str(tmp_path / "empty")))
+    test = read_run_data(config).test[0]
+    (folder / "other.jpg").write_bytes(test.path.read_bytes())
+    with pytest.raises(InputError, match=rf"1 of 2 unlabelled slices show what a test slice shows .*is {test.name}"):
+        read_run_data(replace(config, unlabelled=str(folder)))
+    shutil.rmtree(tmp_path / "data/Dataset/TrainingSet/LungInfection-Train/Pseudo-label")
+    with pytest.raises(InputError, match=r"method ours-un takes unlabelled slices and .* has none"):
+        read_run_data(config)

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, with_config
 
 from covidct.errors import InputError
-from covidct.files import faults_of, read_json
+from covidct.files import faults_of, parse_json, read_json
 from covidct.run.precision import PRECISIONS
 from covidct.sets.splits import FOLDS
 from relcons.functional import Reduction
@@ -22,8 +22,26 @@ LONG: dict[str, Any] = {
     **{"steps": 250_000, "batch_size": 2, "resize": False, "precision": "16", "flips": True, "workers": 8},
     **{"log_every": 250, "relations_every": 5000, "checkpoint_every": 1000},
 }
-# Runs of the first version have none of these.
-YOUNGER = {"strides", "kernel_sizes", "init", "store"}
+# Older runs have none of these.
+YOUNGER = {
+    *("strides", "kernel_sizes", "init", "store"),
+    *("relation_levels", "fuse_levels", "fusion", "route", "width"),
+    *("optimizer", "schedule", "augmentation", "unit_input", "scales", "clip_value", "variant", "imagenet"),
+    *("unlabelled", "source_cases", "target_cases", "pseudo_group", "pseudo_epochs", "pseudo_groups"),
+    *("hidden_block", "hidden_share"),
+}
+# Older runs have one peak for both terms.
+PEAK, PEAKS = "relation_peak", ("relation_peak_general", "relation_peak_target")
+# Options of train.py that have not the name of their field.
+OPTIONS = {
+    "relation_reduction": "--reduction",
+    "relation_peak_general": "--peak-general",
+    "relation_peak_target": "--peak-target",
+    "relation_power": "--ramp-power",
+    "relation_levels": "--levels",
+    "hidden_block": "--hidden-block",
+    "hidden_share": "--hidden-share",
+}
 
 
 def _fold(value: int | None) -> int | None:
@@ -64,9 +82,16 @@ class Config:
     resized to it; without, training takes padded patches of it and inference slides a window. `batch_size` counts per
     stream (target, source) and process. `fold` None is the published split. `split_seed` draws the folds and stays the
     same for all `seed`s. `strides` and `kernel_sizes` are the network's per stage and axis; empty: 2 and 3. `init` is
-    the run whose weights training starts from, for the methods that start from one. Of volumes, `data` is the published
+    the run whose weights training starts from; empty: random ones. What the paper leaves open and its own choice, the
+    default: `relation_*`, `fuse_levels` (empty: the method's own), `fusion`, `route`, and `width`, a factor on
+    `features_per_stage` that makes a plain network as large as one of two encoders. Of volumes, `data` is the published
     set, `store` what prepare.py made of it, and `source` are stores. Of phantoms all three may be empty: theirs are
-    where the cache is.
+    where the cache is. `unlabelled` is a folder; empty: the data set's own. `source_cases` and `target_cases` are how
+    many slices are drawn (by `split_seed`); None: all. `imagenet` is a file of ImageNet weights, or "timm", which
+    downloads them; empty: none. `scales` are what every batch is trained at in turn, a step each, in parts of `size`;
+    `unit_input` are slices in 0 to 1 instead of z-scored. `clip` bounds the norm of gradients, `clip_value` each entry.
+    `variant` is which of two Inf-Nets. `pseudo_*` are Semi-Inf-Net's groups of unlabelled slices, `hidden_*` the
+    squares that are hidden in `reconstruct`.
 
     Raises InputError that names every field which is not of its type or out of its range.
     """
@@ -94,23 +119,45 @@ class Config:
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
     nesterov: bool = True
     weight_decay: NotNegative = 3e-5
-    clip: Positive = 12.0
+    clip: Positive | None = 12.0
     poly: NotNegative = 0.9
     oversample_foreground: Share = 0.33
-    relation_reduction: Reduction = "row_mean"
-    relation_peak: float = 0.1
+    relation_reduction: Reduction = "sum"
+    relation_peak_general: NotNegative = 0.1
+    relation_peak_target: NotNegative = 0.1
     relation_power: Positive = 1.0
+    relation_levels: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
+    fuse_levels: tuple[int, ...] = ()
+    fusion: Literal["concat", "project"] = "concat"
+    route: Literal["paper", "joint"] = "paper"
+    width: Positive = 1.0
     strides: tuple[tuple[Count, ...], ...] = ()
     kernel_sizes: tuple[tuple[Odd, ...], ...] = ()
     init: str = ""
     store: str = ""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    schedule: Literal["poly", "inf-net"] = "poly"
+    augmentation: Literal["nnunet", "flips", "none"] = "nnunet"
+    unit_input: bool = False
+    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0,)
+    clip_value: Positive | None = None
+    variant: Literal["as_released", "as_described"] = "as_released"
+    imagenet: str = ""
+    unlabelled: str = ""
+    source_cases: Count | None = None
+    target_cases: Count | None = None
+    pseudo_group: Count = 5
+    pseudo_epochs: Count = 9
+    pseudo_groups: Count | None = None
+    hidden_block: Count = 8
+    hidden_share: Annotated[float, Field(gt=0, lt=1)] = 0.6
 
     def __post_init__(self) -> None:
         try:
             _rules()(**vars(self))
         except ValidationError as error:
-            raise InputError(faults_of(error, options=True)) from None
-        faults = self._stage_faults() or self._size_faults()
+            raise InputError(faults_of(error, options=OPTIONS)) from None
+        faults = (self._stage_faults() or self._size_faults()) + self._level_faults()
         if self.nesterov and self.momentum == 0:
             faults.append("nesterov must be false where momentum is 0")
         if faults:
@@ -131,6 +178,21 @@ class Config:
         if not self.strides:
             return (2 ** (len(self.features_per_stage) - 1),) * self.axes
         return tuple(math.prod(steps) for steps in zip(*self.strides, strict=True))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of the network's stages."""
+        return tuple(max(1, round(self.width * features)) for features in self.features_per_stage)
+
+    def _level_faults(self) -> list[str]:
+        stages, faults = len(self.features_per_stage), []
+        for name, option in (("relation_levels", "--levels"), ("fuse_levels", "--fuse-levels")):
+            given = getattr(self, name)
+            if any(not -stages <= level < stages for level in given):
+                faults.append(f"{option} must be from {-stages} to {stages - 1}, the encoder's stages; got {given}")
+            elif len({level % stages for level in given}) < len(given):
+                faults.append(f"{option} names a stage twice: {given}")
+        return faults
 
     def _stage_faults(self) -> list[str]:
         stages, faults = len(self.features_per_stage), []
@@ -156,6 +218,9 @@ class Config:
         return []
 
 
+DEFAULTS: Mapping[str, Any] = {field.name: field.default for field in fields(Config)}
+
+
 def _times(numbers: Sequence[int]) -> str:
     return " x ".join(map(str, numbers))
 
@@ -173,7 +238,8 @@ def read_config(path: Path) -> Config:
     """The config that `path` (a run's config.json) holds; InputError if it is missing or not one."""
     fix = "put it back as train.py wrote it, or train again"
     missing = f"{path.parent} is not a run folder written by train.py"
-    present = read_json(path, dict[str, Any], fix=fix, missing=missing).keys()
+    saved = upgraded(read_json(path, dict[str, Any], fix=fix, missing=missing))
+    present = saved.keys()
     names = {field.name for field in fields(Config)}
     # Also those that have a default: a run of other values would go on with them in silence.
     unknown, absent = sorted(present - names), sorted(names - present - YOUNGER)
@@ -182,7 +248,14 @@ def read_config(path: Path) -> Config:
             f"{path} does not fit this version of train.py: "
             f"unknown fields {unknown or 'none'}, missing fields {absent or 'none'}; train again with this version"
         )
-    return read_json(path, Config, fix=fix)
+    return parse_json(json.dumps(saved), Config, str(path), fix)
+
+
+def upgraded(saved: dict[str, Any]) -> dict[str, Any]:
+    """What an older version saved of a config, under the names of today."""
+    if PEAK not in saved or set(PEAKS) & saved.keys():
+        return saved
+    return {name: value for name, value in saved.items() if name != PEAK} | dict.fromkeys(PEAKS, saved[PEAK])
 
 
 def differences(saved: Config, asked: Mapping[str, Any]) -> list[str]:

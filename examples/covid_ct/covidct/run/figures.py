@@ -1,7 +1,9 @@
 """A run's pictures: training curves, relation matrices (Figs. 5 and 6 of the paper), and what others are made of."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,20 +18,44 @@ from relcons.plot import plot_relations
 
 PURPLE = "#cc79a7"
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
-COLOURS = {"general": BLUE, "target": ORANGE, "decoder": GREEN}
-# Panels of curves.png: title, {legend: key of metrics.jsonl}, logarithmic axis.
-PANELS: tuple[tuple[str, dict[str, str], bool], ...] = (
-    ("segmentation loss", {"": "segmentation"}, False),
-    ("relation terms, unweighted", {"general": "general", "target": "target"}, False),
-    ("relation terms times λ", {"general": "weighted_general", "target": "weighted_target"}, False),
-    (
+GREY = "#333333"
+COLOURS = {"general": BLUE, "target": ORANGE, "decoder": GREEN, "R_G": BLUE, "R_T": ORANGE}
+COLOURS |= {"L_G": BLUE, "L_T": ORANGE, "λ L_G": BLUE, "λ L_T": ORANGE}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Of curves.png: its curves by legend, as keys of metrics.jsonl, and its axis.
+
+    beside: curves that are drawn only where one of the others is there.
+    scale: linear, log, or symlog: logarithmic on both sides of 0, and linear up to LINEAR.
+    """
+
+    title: str
+    curves: Mapping[str, str]
+    beside: Mapping[str, str] = field(default_factory=dict)
+    scale: Literal["linear", "log", "symlog"] = "linear"
+
+
+PANELS = (
+    Panel("segmentation loss", {"": "segmentation"}),
+    Panel(
+        "terms of the loss, as they are added",
+        {"λ L_G": "weighted_general", "λ L_T": "weighted_target"},
+        beside={"L_seg": "segmentation"},
+        scale="symlog",
+    ),
+    Panel("relation terms, unweighted", {"L_G": "general", "L_T": "target"}),
+    Panel(
         "gradient norm before clipping",
         {"general": "grad_norm_general", "target": "grad_norm_target", "decoder": "grad_norm_decoder"},
-        True,
+        scale="log",
     ),
-    ("effective rank of R (target images)", {"general": "rank_general", "target": "rank_target"}, False),
-    ("λ", {"": "lambda"}, False),
+    Panel("effective rank of R (target images)", {"R_G": "rank_general", "R_T": "rank_target"}),
+    Panel("general encoder: ‖w - w₀‖ / ‖w₀‖", {"": "moved_general"}),
+    Panel("λ", {"": "lambda"}),
 )
+LINEAR = 0.01
 MOMENTS = 5
 OUTCOMES = {"found (true positive)": GREEN, "false alarm (false positive)": ORANGE, "missed (false negative)": BLUE}
 OPACITY = 0.55
@@ -38,12 +64,13 @@ OPACITY = 0.55
 def draw_curves(run: Path) -> Path:
     """Draw `run`/curves.png from `run`/metrics.jsonl; panels without values are left out. Returns its path."""
     log = _read_log(run / "metrics.jsonl")
-    panels = [panel for panel in PANELS if any(_series(log, key) is not None for key in panel[1].values())]
-    columns = 3 if len(panels) > 4 else min(2, len(panels))
+    panels = [panel for panel in PANELS if any(_series(log, key) is not None for key in panel.curves.values())]
+    columns = next((columns for columns in (2, 3) if len(panels) <= 2 * columns), 4)
+    columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     figure = new_figure(4 * columns, 2.7 * rows)
-    for number, (title, keys, logarithmic) in enumerate(panels, start=1):
-        _draw_panel(figure.add_subplot(rows, columns, number), log, title, keys, logarithmic)
+    for number, panel in enumerate(panels, start=1):
+        _draw_panel(figure.add_subplot(rows, columns, number), log, panel)
     return save_figure(figure, run / "curves.png")
 
 
@@ -63,23 +90,26 @@ def draw_relations(run: Path) -> Path:
     return save_figure(figure, run / "relations.png")
 
 
-def _draw_panel(ax: Axes, log: list[LogLine], title: str, keys: Mapping[str, str], logarithmic: bool) -> None:
+def _draw_panel(ax: Axes, log: list[LogLine], panel: Panel) -> None:
     steps = np.array([line["step"] for line in log], dtype=float)
-    for name, key in keys.items():
+    curves = {**panel.beside, **panel.curves}
+    for name, key in curves.items():
         values = _series(log, key)
         if values is None:
             continue
-        colour = COLOURS.get(name, "#333333")
+        colour = COLOURS.get(name, GREY)
         noisy = len(values) >= 20 and key != "lambda"
         ax.plot(steps, values, color=colour, linewidth=0.7 if noisy else 1.4, alpha=0.35 if noisy else 1)
         if noisy:
             ax.plot(steps, _smooth(values), color=colour, linewidth=1.6)
         ax.plot([], [], color=colour, linewidth=1.6, label=name or "_nolegend_")
-    ax.set_title(title, fontsize="medium", loc="left")
+    ax.set_title(panel.title, fontsize="medium", loc="left")
     ax.set_xlabel("step")
-    if logarithmic:
+    if panel.scale == "log":
         ax.set_yscale("log", nonpositive="mask")
-    if len(keys) > 1:
+    elif panel.scale == "symlog":
+        ax.set_yscale("symlog", linthresh=LINEAR)
+    if len(curves) > 1:
         ax.legend(frameon=False, fontsize="small")
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)

@@ -5,11 +5,14 @@ from dataclasses import asdict
 from typing import Any
 
 from covidct.errors import InputError
+from covidct.run.ablations import CHOICES, in_words
+from covidct.run.ablations import acting as choices
 from covidct.run.config import Config
 from covidct.run.groups import FREE
 from covidct.run.paper import Kind, PaperTable
 from covidct.run.results import NAMED
 from covidct.run.scores import Place, RunScores
+from covidct.run.systems import SYSTEMS
 from covidct.sets.splits import FOLDS
 
 # What tells rows apart by itself.
@@ -24,11 +27,21 @@ Filled = Mapping[str, Sequence[RunScores]]
 def settings_line(runs: Sequence[RunScores]) -> str:
     """The settings that results name and all runs share; those that they do not are in the notes."""
     named = [
-        {name: value for name, value in (*_named(one.config).items(), *one.inference.items()) if name not in VARYING}
+        {
+            name: value
+            for name, value in (*_named(one.config).items(), *one.inference.items())
+            if name not in VARYING | TELLING
+        }
         for one in runs
     ]
-    shared = {name: value for name, value in named[0].items() if all(one.get(name) == value for one in named)}
-    return ", ".join(f"{name} {_text(value)}" for name, value in shared.items())
+    acting = {choice.field for one in runs if one.config.method in SYSTEMS for choice in choices(one.config)}
+    idle = {choice.field for choice in CHOICES} - acting
+    shared = {
+        name: value
+        for name, value in named[0].items()
+        if name not in idle and all(one.get(name) == value for one in named)
+    }
+    return ", ".join(f"{name} {in_words(value)}" for name, value in shared.items())
 
 
 def published_notes(table: PaperTable, kind: Kind, runs: Sequence[RunScores]) -> list[str]:
@@ -91,7 +104,7 @@ def differing(rows: Filled) -> list[str]:
     for name in dict.fromkeys(name for values in settings.values() for name in values):
         titles: dict[str, list[str]] = {}
         for title, values in settings.items():
-            titles.setdefault(_text(values.get(name)), []).append(title)
+            titles.setdefault(in_words(values.get(name)), []).append(title)
         if len(titles) > 1:
             texts = [f"{value} ({', '.join(whose)})" for value, whose in titles.items()]
             notes.append(f"Rows differ in {name}: {'; '.join(texts)}.")
@@ -117,10 +130,3 @@ def _named(config: Config) -> dict[str, Any]:
 
 def _places(runs: Sequence[RunScores]) -> set[Place]:
     return {(one.config.fold, name) for one in runs for values in one.values.values() for name in values}
-
-
-def _text(value: Any) -> str:
-    """A setting in words."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return str(value)

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 from covidct.errors import InputError, print_error
 from covidct.files import remove_leftovers, write_text, writing
+from covidct.run.ablations import caption
+from covidct.run.building import count_parameters
 from covidct.run.config import Config
 
 T = TypeVar("T")
@@ -22,7 +24,10 @@ SOURCES = "sources.json"
 # The fields of the config that a result cannot be read without.
 NAMED = (
     *("dataset", "method", "preset", "fold", "split_seed", "seed", "steps"),
-    *("relation_reduction", "relation_peak", "relation_power", "precision"),
+    *("relation_reduction", "relation_peak_general", "relation_peak_target", "relation_power", "relation_levels"),
+    *("fuse_levels", "fusion", "route", "init", "width", "variant", "imagenet", "source_cases", "target_cases"),
+    *("pseudo_group", "pseudo_epochs", "pseudo_groups", "hidden_block", "hidden_share"),
+    *("optimizer", "learning_rate", "precision"),
 )
 
 
@@ -37,7 +42,7 @@ class Failed:
 def heading(config: Config, data: Path | None = None) -> dict[str, Any]:
     """What every metrics.json begins with; `data`: where the data set lies now, if not where the config says."""
     named: dict[str, Any] = {name: getattr(config, name) for name in NAMED}
-    return named | {"data": config.data if data is None else str(data)}
+    return named | {"parameters": count_parameters(config), "data": config.data if data is None else str(data)}
 
 
 def write_tables(json_path: Path, content: Any, csv_path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -72,10 +77,8 @@ def each_run(runs: Mapping[Path, Config], look: Callable[[Path, Config], T]) -> 
 
 def settings_line(config: Config) -> str:
     """What stands below a table of one run's scores."""
-    return (
-        f"preset {config.preset}, {config.steps} steps, seed {config.seed}, "
-        f"relation reduction {config.relation_reduction}"
-    )
+    parts = (f"preset {config.preset}", f"{config.steps} steps", f"seed {config.seed}")
+    return ", ".join(part for part in (*parts, f"{count_parameters(config):,} parameters", caption(config)) if part)
 
 
 def without_nan(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from covidct.errors import InputError
 from covidct.files import read_json
+from covidct.run.ablations import departures
 from covidct.run.config import Config, read_config
 from covidct.run.groups import groups, label
 from covidct.run.paper import TABLES, Kind, PaperRow, PaperTable
 from covidct.run.results import SOURCES
+from covidct.run.systems import SYSTEMS, system
 
 # How the folder of a set may be called, where no store says what it is.
 FOLDER_NAMES = {
@@ -93,11 +95,11 @@ def assign(
 
 
 def source_sets(run: Path, config: Config) -> frozenset[str]:
-    """The sets whose lesions a run has learned from: its own sources', or those of the run that it started from.
+    """The sets whose lesions a run has learned from: its own sources', and those of the run that it started from.
 
     A set that its folder's name does not tell is given by that name. InputError if the run it started from is gone.
     """
-    start, started = run, config
+    own = _sets(run, config)
     if config.init:
         start = Path(config.init)
         try:
@@ -107,12 +109,17 @@ def source_sets(run: Path, config: Config) -> frozenset[str]:
                 f"{run} started from {start}, and what that learned from decides its row: {error}; bring the folder "
                 f"back, or leave {run} out"
             ) from None
-    return _recorded(start) or frozenset(_set_of(Path(folder)) for folder in started.source)
+        return own | _sets(start, started)
+    return own
+
+
+def _sets(run: Path, config: Config) -> frozenset[str]:
+    return _recorded(run) or frozenset(_set_of(Path(folder)) for folder in config.source)
 
 
 def _row_of(table: PaperTable, run: Path, config: Config) -> PaperRow | None:
     rows = [row for row in table.rows if row.method == config.method]
-    if not rows or not _starts_as_published(config):
+    if not rows or not _starts_as_published(config) or departures(config):
         return None
     if all(row.source is None for row in rows):
         return rows[0]
@@ -121,9 +128,11 @@ def _row_of(table: PaperTable, run: Path, config: Config) -> PaperRow | None:
 
 
 def _starts_as_published(config: Config) -> bool:
-    """Whether a run that starts from another starts from a training on lesions: the paper's rows know no other."""
+    """Whether a run that starts from another is of a method that does, and from a training on lesions."""
     if not config.init:
         return True
+    if config.method in SYSTEMS and not system(config.method).needs_start:
+        return False
     try:
         return read_config(Path(config.init) / "config.json").method == "pretrain"
     except InputError:
@@ -196,7 +205,7 @@ def _own_rows(others: Sequence[Named]) -> list[tuple[PaperRow, tuple[Path, ...]]
 
 
 def _own_title(one: Named) -> str:
-    method = one.config.method
+    method = ", ".join(part for part in (one.config.method, departures(one.config)) if part)
     if one.config.init and not _starts_as_published(one.config):
         method = f"{method} after {read_config(Path(one.config.init) / 'config.json').method}"
     sets = source_sets(one.run, one.config)

@@ -6,6 +6,7 @@ from pathlib import Path
 from covidct.ct.picture import SUFFIXES, Slice, image_files
 from covidct.errors import InputError
 from covidct.files import entries
+from covidct.sets.coronacases import as_labelled, is_coronacases
 
 TRAIN = Path("TrainingSet/LungInfection-Train/Doctor-label")
 UNLABELLED = Path("TrainingSet/LungInfection-Train/Pseudo-label")
@@ -18,7 +19,8 @@ class CovidSemiSeg:
 
     train: the labelled training slices, in natural order of their names (50 as published).
     test: the labelled test slices (48 as published); empty if the folder is absent.
-    unlabelled: slices without masks (1,600 as published); empty if the folder is absent.
+    unlabelled: slices without masks (1,600 as published), read as the labelled ones are (see `coronacases`); empty if
+        the folder is absent.
     """
 
     train: tuple[Slice, ...]
@@ -45,6 +47,19 @@ def read_covid_semiseg(root: Path) -> CovidSemiSeg:
         test=_labelled(test) if test.is_dir() else (),
         unlabelled=_without_labels(unlabelled) if unlabelled.is_dir() else (),
     )
+
+
+def read_unlabelled(folder: Path) -> tuple[Slice, ...]:
+    """The slices without masks in `folder`, a folder of pictures; InputError if it is missing or has none.
+
+    Slices of coronacases, which their names tell, are read as the labelled ones are (see `coronacases`).
+    """
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise InputError(f"--unlabelled {folder} {what}; give a folder of pictures")
+    if not image_files(folder):
+        raise InputError(f"--unlabelled {folder} holds no picture ({', '.join(SUFFIXES)}); give a folder of pictures")
+    return _without_labels(folder)
 
 
 def _find_dataset(root: Path) -> Path:
@@ -81,7 +96,13 @@ def _labelled(folder: Path) -> tuple[Slice, ...]:
 def _without_labels(folder: Path) -> tuple[Slice, ...]:
     # The names end in the number of the slice within its volume: Data-1_coronacases_org_001_17.
     return tuple(
-        Slice(name=stem, path=path, mask_path=None, scan=stem.rpartition("_")[0] or stem)
+        Slice(
+            name=stem,
+            path=path,
+            mask_path=None,
+            scan=stem.rpartition("_")[0] or stem,
+            convert=as_labelled if is_coronacases(stem) else None,
+        )
         for stem, path in _pictures(folder).items()
     )
 

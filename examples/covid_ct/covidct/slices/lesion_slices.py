@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def read_volume_slices(folders: Sequence[Path], cache: Path, cut: Cut | None = N
 
     Returns slices with rows from the patient's right to the left and columns from anterior to posterior, 0..255,
     cropped to the lungs: those of the masks beside the volume, else what is air inside of the body. Slices without
-    lung are left out (`index.json` lists them).
+    lung are left out (`index.json` lists them). Their `dataset` is the folder.
 
     Raises InputError naming the file if a case cannot be used (see `load_volume`), is not in HU or has no lesion slice,
     or if there is no case at all.
@@ -86,7 +86,9 @@ def read_volume_slices(folders: Sequence[Path], cache: Path, cut: Cut | None = N
     for folder in places:
         if places.count(folder) > 1:
             raise InputError(f"{folder} is given twice as a source; give it once")
-    return tuple(item for folder in places for item in _folder_slices(folder, Path(cache), cut))
+    return tuple(
+        replace(item, dataset=str(folder)) for folder in places for item in _folder_slices(folder, Path(cache), cut)
+    )
 
 
 def _folder_slices(folder: Path, cache: Path, cut: Cut) -> tuple[Slice, ...]:

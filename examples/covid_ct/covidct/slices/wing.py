@@ -12,6 +12,7 @@ from covidct.phantoms.slice_set import phantom_root
 from covidct.progress import Stages, work_shown
 from covidct.run.config import Config
 from covidct.run.results import settings_line
+from covidct.run.systems import system
 from covidct.sets import names
 from covidct.slices.data import SliceData, read_run_data, read_target
 from covidct.slices.evaluation import read_metrics, score_slices, write_metrics
@@ -25,7 +26,7 @@ IMAGES = "slices"
 PHANTOM = names.PHANTOM
 DATASETS: tuple[str, ...] = (PHANTOM, names.COVID_SEMISEG)
 PREPARED: tuple[str, ...] = ()
-PRETRAINS = False
+AXES = 2
 read = read_run_data
 
 
@@ -36,8 +37,8 @@ def make_phantoms(config: Config, stages: Stages, *, training: bool = True) -> N
 
 
 def default_fold(config: Config) -> str | None:
-    """See `Wing.default_fold`; phantoms have the slices of the published split."""
-    if config.dataset == PHANTOM or read_target(config).test:
+    """See `Wing.default_fold`; phantoms have the slices of the published split, a pre-training takes none of them."""
+    if config.dataset == PHANTOM or not system(config.method).tested or read_target(config).test:
         return None
     return "no test slices in the data set: cross-validation, fold 0"
 
@@ -45,7 +46,7 @@ def default_fold(config: Config) -> str | None:
 def check(run: Path, config: Config, data: SliceData, console: Console) -> None:
     """Load every slice once; InputError for the first that cannot be used."""
     with console.status("looking at the slices"):
-        check_slices((*data.train, *data.test, *data.source))
+        check_slices((*data.train, *data.test, *data.source, *data.unlabelled))
 
 
 def score(run: Path, config: Config, model: nn.Module, data: SliceData, console: Console) -> None:

@@ -33,7 +33,7 @@ class RunData(Protocol):
         """What the division is called."""
 
     def samples(self, stream: str, config: Config, *, augment: bool, world_size: int = 1) -> NumberedSamples:
-        """Samples of `stream`: target or source for training, probe or probe-source for the relation matrices."""
+        """Samples of `stream`: target, source or unlabelled for training, probe or probe-source for the matrices."""
 
     def facts(self) -> Mapping[str, str]:
         """Further lines for the screen by their labels: what else is known of the data."""
@@ -56,8 +56,8 @@ class Wing(Protocol[D]):
     """That one of them that is generated."""
     PREPARED: tuple[str, ...]
     """Those that are trained on from stores that prepare.py made; without --data, the phantom stands in for them."""
-    PRETRAINS: bool
-    """Whether there are methods of pre-training on the source."""
+    AXES: int
+    """Spatial axes of the images."""
     PRESETS: dict[str, dict[str, Any]]
     """Fields of the config by preset."""
 

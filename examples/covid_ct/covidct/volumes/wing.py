@@ -32,7 +32,7 @@ IMAGES = "volumes"
 PHANTOM = PHANTOM_VOLUMES
 DATASETS: tuple[str, ...] = (COVID_CT_20, PHANTOM_VOLUMES)
 PREPARED: tuple[str, ...] = (COVID_CT_20,)
-PRETRAINS = True
+AXES = 3
 read = read_volume_data
 is_whole = has_plan
 
