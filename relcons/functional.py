@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from relcons._products import accumulation_dtype, centered, gram_of_each, gram_of_mean, pooled
+from relcons._operations import accumulation_dtype, centered, gram_of_each, gram_of_mean, pooled, unit_rows
 from relcons.checks import (
     check_choice,
     check_eps,
@@ -115,7 +115,7 @@ def relation_matrix(features: Tensor, *, batch: Batch = "mean", center: bool = F
     check_eps(eps)
     gram = gram_matrix(features, batch=batch, center=center)
     with torch.autocast(gram.device.type, enabled=False):
-        return _unit_rows(gram, eps)
+        return unit_rows(gram, eps)
 
 
 def sample_relation(features: Tensor, *, eps: float = 1e-6) -> Tensor:
@@ -151,7 +151,7 @@ def sample_relation(features: Tensor, *, eps: float = 1e-6) -> Tensor:
     check_features(features)
     check_eps(eps)
     with torch.autocast(features.device.type, enabled=False):
-        return _unit_rows(gram_of_each(features.flatten(1)), eps)
+        return unit_rows(gram_of_each(features.flatten(1)), eps)
 
 
 def spatial_relation(features: Tensor, *, size: int | Sequence[int] = 16, eps: float = 1e-6) -> Tensor:
@@ -192,7 +192,7 @@ def spatial_relation(features: Tensor, *, size: int | Sequence[int] = 16, eps: f
     check_eps(eps)
     sizes = check_size(size, features.shape[2:])
     with torch.autocast(features.device.type, enabled=False):
-        return gram_of_each(_unit_rows(pooled(features, sizes).flatten(2).mT, eps))
+        return gram_of_each(unit_rows(pooled(features, sizes).flatten(2).mT, eps))
 
 
 def effective_rank(relation: Tensor) -> Tensor:
@@ -447,19 +447,3 @@ def target_consistency(
 def relation_difference(general: Tensor, target: Tensor, *, reduction: Reduction = "sum") -> Tensor:
     """Eq. 5 of matrices that are there already: its minus sign, and the stop of Algorithm 1 on R_G."""
     return -relation_distance(general.detach(), target, reduction=reduction)
-
-
-def _unit_rows(rows: Tensor, eps: float) -> Tensor:
-    """Rows of (..., M, N) over their L2 norms; 0 where that is at most ``eps`` times the largest of the matrix."""
-    # Dividing by the largest entry changes nothing in the result and keeps the squares below from leaving
-    # float32's range.
-    largest = rows.detach().abs().amax((-2, -1), keepdim=True)
-    # Below this the inverse of the largest entry leaves the type's range in the backward pass.
-    limits = torch.finfo(rows.dtype)
-    lost = largest < limits.tiny / limits.eps
-    rows = torch.where(lost, 0.0, rows / torch.where(lost, 1.0, largest))
-    squares = rows.square().sum(-1, keepdim=True)
-    norms = squares.detach().sqrt()
-    # "<=" and not its negation: NaN then counts as live and is seen instead of turned into 0.
-    dead = norms <= eps * norms.amax(-2, keepdim=True)
-    return torch.where(dead, 0.0, rows / torch.where(dead, 1.0, squares).sqrt())

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from relcons._products import accumulation_dtype
+from relcons._operations import accumulation_dtype
 from relcons.checks import check_choice, check_eps, check_features, check_positions
 from relcons.functional import BATCHES, Batch, relation_matrix, sample_relation, spatial_relation
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom. A room is a file or a folder of the package; rooms on one floor do not know each other, and
 # neither do those on the two sides of a bar.
 RELCONS = [
-    "_products checks",
+    "_operations checks",
     "functional schedules | parts",
     "relations | networks",
     "anchoring gap | models",

@@ -1,24 +1,16 @@
-"""Products of feature maps whose backward passes are written by hand: fewer maps kept, full precision under autocast.
-
-Autocast casts products in a backward pass that runs inside it, too, whatever the forward pass did; so these turn it off
-in both. Callers turn it off around them.
-"""
+"""Gram matrices: of a batch's mean map, or of every stack of rows."""
 
 import math
-from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from relcons._operations.precision import accumulation_dtype
+
 # Columns that are summed, or cast from half precision, at once.
 CHUNK = 65536
-
-
-def accumulation_dtype(tensor: Tensor) -> torch.dtype:
-    """Type in which relations are computed: float32 at least."""
-    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def gram_of_mean(features: Tensor, center: bool = False) -> Tensor:
@@ -33,13 +25,6 @@ def gram_of_each(maps: Tensor) -> Tensor:
     product = _Gram if torch.compiler.is_compiling() else _GramWithTangent
     gram: Tensor = product.apply(maps)
     return gram
-
-
-def pooled(features: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Adaptive average pooling of ``features`` to ``sizes`` positions per axis, deterministic on every device."""
-    pool = _Pool if torch.compiler.is_compiling() else _PoolWithTangent
-    result: Tensor = pool.apply(features, tuple(sizes))
-    return result
 
 
 def centered(maps: Tensor) -> Tensor:
@@ -186,48 +171,3 @@ def _write_gradient(factor: Tensor, mean: Tensor, shape: torch.Size, dtype: torc
             first[:, columns] = factor @ mean[:, columns]
     grad[1:] = grad[:1]
     return grad
-
-
-class _Pool(torch.autograd.Function):
-    """Adaptive average pooling, one axis after the other, as products with matrices of window weights.
-
-    torch's own keeps the maps, cast where they are of half precision, and on CUDA its gradient is not deterministic.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(features: Tensor, sizes: tuple[int, ...]) -> Tensor:
-        # The last axis goes first, where it lies together in memory, and what is left is small.
-        maps = features.to(accumulation_dtype(features))
-        for axis in reversed(range(len(sizes))):
-            maps = (maps @ _windows(features.shape[axis + 2], sizes[axis], maps).mT).movedim(-1, 2)
-        return maps
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, tuple[int, ...]], output: Tensor) -> None:
-        ctx.shape, ctx.dtype, ctx.sizes = inputs[0].shape, inputs[0].dtype, inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        grad = grads[0]
-        with torch.autocast(grad.device.type, enabled=False):
-            for axis, size in enumerate(ctx.sizes):
-                grad = grad.movedim(2, -1) @ _windows(ctx.shape[axis + 2], size, grad)
-            return grad.to(ctx.dtype), None
-
-
-class _PoolWithTangent(_Pool):
-    """The same with forward-mode derivatives, which torch.compile does not take."""
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        return _Pool.forward(tangents[0], ctx.sizes)
-
-
-def _windows(positions: int, size: int, like: Tensor) -> Tensor:
-    """(size, positions): row p averages over the window from floor(p n / size) to ceil((p + 1) n / size)."""
-    position = torch.arange(positions, device=like.device)
-    part = torch.arange(size, device=like.device)[:, None]
-    inside = (position >= part * positions // size) & (position < -(-(part + 1) * positions // size))
-    return inside.to(like.dtype) / inside.sum(1, keepdim=True)
