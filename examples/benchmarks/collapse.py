@@ -144,11 +144,17 @@ def trained(encoder: nn.Module, optimizer: torch.optim.Optimizer, anchored: bool
 
 
 def rows(norm: str, init: str, optimiser: str, options: argparse.Namespace, data: Any) -> Iterator[list[object]]:
+    looked_at = data[0]
+    if options.held_out:
+        order = torch.randperm(len(data[0]), generator=torch.Generator().manual_seed(3))
+        half = len(order) // 2
+        looked_at = data[0][order[half:]]
+        data = (data[0][order[:half]], data[1][order[:half]], data[2])
     for name in options.terms:
         encoder = encoder_of(norm, init, options.seed, *data[:2])
-        before = measured(encoder, data[0], data[2])
+        before = measured(encoder, looked_at, data[2])
         trained(encoder, OPTIMISERS[optimiser](encoder.parameters()), name == "anchored", options, data)
-        after = measured(encoder, data[0], data[2])
+        after = measured(encoder, looked_at, data[2])
         shares = [f"{after[key] / before[key]:.2f}" for key in before if key != "rank"]
         yield [norm, init, optimiser, name, *shares, f"{before['rank']:.1f} to {after['rank']:.1f}"]
 
@@ -163,6 +169,9 @@ def main() -> None:
     options.add_argument("--inits", nargs="+", choices=["random", "taught"], default=["random", "taught"])
     options.add_argument("--optimisers", nargs="+", choices=list(OPTIMISERS), default=list(OPTIMISERS))
     options.add_argument("--terms", nargs="+", choices=["printed", "anchored"], default=["printed", "anchored"])
+    options.add_argument(
+        "--held-out", action="store_true", help="train on half of the target slices, look at the others"
+    )
     arguments = options.parse_args()
     data = read(arguments.data)
     columns = [
@@ -183,7 +192,8 @@ def main() -> None:
         for optimiser in arguments.optimisers
         for row in rows(norm, init, optimiser, arguments, data)
     ]
-    publish("collapse", table(columns, body), ["dynamic_network_architectures"], arguments)
+    name = "collapse-held-out" if arguments.held_out else "collapse"
+    publish(name, table(columns, body), ["dynamic_network_architectures"], arguments)
 
 
 if __name__ == "__main__":
