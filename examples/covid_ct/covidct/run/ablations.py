@@ -34,6 +34,7 @@ CHOICES = (
     Choice("relation_peak_general", "lambda_G to", lambda chosen: chosen.general),
     Choice("relation_peak_target", "lambda_T to", lambda chosen: chosen.target),
     Choice("relation_power", "ramp power", lambda chosen: chosen.relates),
+    Choice("anchor", "anchor", lambda chosen: chosen.general),
     Choice("relation_levels", "levels", lambda chosen: chosen.relates),
     Choice("fuse_levels", "fused levels", lambda chosen: chosen.dual),
     Choice("fusion", "fusion", lambda chosen: chosen.dual),
