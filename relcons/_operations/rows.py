@@ -31,9 +31,9 @@ class _UnitRows(torch.autograd.Function):
         scale = torch.where(largest < limits.tiny / limits.eps, 0.0, largest.reciprocal())
         scaled = rows * scale
         norms = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
-        # "<=" and not its negation: NaN then counts as live and is seen instead of turned into 0.
         dead = norms <= eps * norms.amax(-2, keepdim=True)
         inverse = torch.where(dead, 0.0, norms.reciprocal())
+        # Times 0, not replaced by it: NaN is seen.
         return scaled * inverse, inverse * scale
 
     @staticmethod
