@@ -385,7 +385,9 @@ def test_an_unusable_cache_is_named(quick, tmp_path):
 def test_source_sets_hold_one_kind_each_and_begin_with_the_cases_of_the_mixed_set(small, tmp_path):
     shown = []
     root = write_phantom_sources(tmp_path, cases=2, progress=lambda *progress: shown.append(progress))
-    found = {folder.name: sorted(case.name for case in folder.iterdir()) for folder in root.iterdir() if folder.is_dir()}
+    found = {
+        folder.name: sorted(case.name for case in folder.iterdir()) for folder in root.iterdir() if folder.is_dir()
+    }
     assert found == {
         "phantom-nodules": ["nodule_000", "nodule_003"],
         "phantom-masses": ["mass_001", "mass_004"],
