@@ -32,6 +32,7 @@ COVIDCT = [
     "slices volumes",
     "results",
     "arguments",
+    "sweep",
 ]
 
 
