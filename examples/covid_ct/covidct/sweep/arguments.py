@@ -167,7 +167,8 @@ def _check_trainings(made: Plan, root: Path) -> None:
             try:
                 training.resolve(_parsed(command))
             except InputError as error:
-                raise InputError(f"{error}; of a sweep: give another --output") from None
+                what = str(error).removeprefix("--resume: ").partition(". Leave these arguments out")[0]
+                raise InputError(f"{what}; give another --output, or the arguments that it was begun with") from None
         elif not one.start:
             training.resolve(_parsed([word for word in command if word != "--resume"]))
 
