@@ -35,7 +35,7 @@ def main() -> None:
     place = Place(arguments.root, TRAIN)
     with writing(f"--output {arguments.root}"):
         place.own.mkdir(parents=True, exist_ok=True)
-    with locked(place.own, busy="is used by a sweep of"):
+    with locked(place.own, busy="is used"):
         workers, at_once = _workers(arguments, place, len(made.trainings))
         for note in (*notes, f"Table {arguments.table}: {len(made.trainings)} runs in {arguments.root}"):
             console.print(note, soft_wrap=True)

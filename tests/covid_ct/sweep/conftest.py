@@ -26,13 +26,13 @@ if method == "target":
     sys.exit("error: it cannot be trained")
 if method == "general":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-waits = method == "general" or method == "ours" and not (run / "was here").exists()
+waits = method == "general" or method == "ours" and not (run / ".was-here").exists()
 if waits:
     try:
         print("waiting", flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
-        (run / "was here").touch()
+        (run / ".was-here").touch()
         print("interrupted", flush=True)
         sys.exit(130)
 shutil.copytree(place / "whole", run, dirs_exist_ok=True)

@@ -120,4 +120,4 @@ def test_the_holder_is_seen_in_the_folder(tmp_path):
 def test_every_state_is_shown(go):
     shown = []
     go([A, B], at_once=1, show=lambda state: shown.append((len(state.waiting), list(state.running), state.finished[:])))
-    assert shown == [(1, ["a"], []), (0, ["b"], ["a"]), (0, [], ["a", "b"])]
+    assert shown == [(2, [], []), (1, ["a"], []), (0, ["b"], ["a"]), (0, [], ["a", "b"])]

@@ -107,6 +107,13 @@ def plan(table: TableName, images: Images, settings: Settings) -> Plan:
     return Plan(tuple(dict.fromkeys([*starts, *others])), tuple(note for _, notes in found for note in notes))
 
 
+def check_kind(table: TableName, dataset: str, kind: Kind) -> None:
+    """InputError unless `table` can be made of runs on `dataset`, whose images are of `kind`."""
+    kinds = TABLES[table].kinds
+    if kind not in kinds:
+        raise InputError(f"Table {table} is of {kinds[0]} and --dataset {dataset} of {kind}; take another")
+
+
 def known(method: str) -> System:
     """The entry of a method of a table."""
     return (PENDING | SYSTEMS)[method]
@@ -180,11 +187,8 @@ class _Maker:
 
 
 def _rows(table: TableName, images: Images, methods: Sequence[str]) -> list[PaperRow]:
+    check_kind(table, images.dataset, images.kind)
     paper = TABLES[table]
-    if images.kind not in paper.kinds:
-        raise InputError(
-            f"Table {table} is of {paper.kinds[0]} and --dataset {images.dataset} of {images.kind}; take another"
-        )
     listed = _methods(paper.rows)
     unknown = [method for method in methods if method not in listed]
     if unknown:

@@ -12,7 +12,7 @@ from covidct.phantoms.slice_set import phantom_root, phantom_sources
 from covidct.progress import Stages
 from covidct.results import wing_of
 from covidct.run.paper import TableName
-from covidct.run.plan import BY_FOLD, Images, Plan, Settings, SourceSet, plan
+from covidct.run.plan import BY_FOLD, Images, Plan, Settings, SourceSet, check_kind, plan
 from covidct.run.rows import set_of
 from covidct.sets.names import COVID_CT_20, COVID_SEMISEG, PHANTOM
 from covidct.store.phantoms import make_phantom_volumes, phantom_stores
@@ -127,6 +127,7 @@ def _images(arguments: Arguments, stages: Stages) -> Images:
     wing = wing_of(dataset)
     if dataset in wing.PREPARED and arguments.data is None and arguments.store is None:
         dataset = wing.PHANTOM
+    check_kind(arguments.table, dataset, wing.IMAGES)
     given = _source_sets(wing.IMAGES, arguments.source)
     implied: tuple[SourceSet, ...] = ()
     if dataset == wing.PHANTOM:

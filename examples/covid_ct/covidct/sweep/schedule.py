@@ -11,6 +11,9 @@ from covidct.run.lock import holder
 from covidct.run.plan import Training
 from covidct.sweep.runs import finished
 
+# Seconds between two looks.
+PAUSE = 0.5
+
 
 class Workers(Protocol):
     """Who carries trainings out."""
@@ -44,7 +47,7 @@ def carry_out(
     workers: Workers,
     at_once: int,
     show: Callable[[State], None],
-    pause: Callable[[], None] = lambda: time.sleep(1.0),
+    pause: Callable[[], None] = lambda: time.sleep(PAUSE),
 ) -> State:
     """Carry out `trainings`, each after those that it needs, in folders in `root`; returns how that ended.
 
@@ -60,6 +63,7 @@ def carry_out(
     state = State([one for one in trainings if not finished(root / one.run)])
     state.finished = [one.run for one in trainings if one not in state.waiting]
     _move(state, [one for one in state.waiting if one.run in begun])
+    show(state)
     while state.waiting or state.running:
         for run in workers.ended():
             _settle(state, state.running.pop(run), root, workers)
