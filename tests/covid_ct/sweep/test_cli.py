@@ -160,6 +160,8 @@ def test_a_second_sweep_is_told_of_the_first(call, place):
 @pytest.fixture
 def start(here, monkeypatch):
     """A function that starts sweep.py as a process of its own, forked from one that has torch already."""
+    # The server is told no other way what it shall import.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["covidct.sweep.arguments", "covidct.sweep.workers"])
     (here / "launch.py").write_text(LAUNCH)

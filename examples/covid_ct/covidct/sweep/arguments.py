@@ -87,7 +87,7 @@ def make_plan(arguments: Arguments, stages: Stages) -> tuple[Plan, tuple[str, ..
     _check(arguments)
     images = _images(arguments, stages)
     # What train.py makes of the target alone.
-    first = training.resolve(_parsed([*images.arguments, "--method", "unet", *_given("--preset", arguments.preset)]))
+    first = training.resolve(parsed([*images.arguments, "--method", "unet", *_given("--preset", arguments.preset)]))
     if first.config.fold is not None and arguments.folds is None and arguments.table not in BY_FOLD:
         raise InputError(
             f"{arguments.data} has no test slices for the published split; give --folds 0 1 2 3 4 for a "
@@ -166,15 +166,16 @@ def _check_trainings(made: Plan, root: Path) -> None:
         command = one.command(root)
         if (root / one.run / "config.json").exists():
             try:
-                training.resolve(_parsed(command))
+                training.resolve(parsed(command))
             except InputError as error:
                 what = str(error).removeprefix("--resume: ").partition(". Leave these arguments out")[0]
                 raise InputError(f"{what}; give another --output, or the arguments that it was begun with") from None
         elif not one.start:
-            training.resolve(_parsed([word for word in command if word != "--resume"]))
+            training.resolve(parsed([word for word in command if word != "--resume"]))
 
 
-def _parsed(command: list[str]) -> training.Arguments:
+def parsed(command: list[str]) -> training.Arguments:
+    """A call of train.py."""
     return tyro.cli(training.Arguments, args=command, config=(tyro.conf.FlagCreatePairsOff,))
 
 
