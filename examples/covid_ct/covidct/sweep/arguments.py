@@ -104,7 +104,7 @@ def make_plan(arguments: Arguments, stages: Stages) -> tuple[Plan, tuple[str, ..
     )
     made = plan(arguments.table, images, settings)
     _check_trainings(made, arguments.root.absolute())
-    notes = first.notes if arguments.table not in BY_FOLD else ()
+    notes = [note for note in first.notes if "--fold chooses" not in note]
     stand_ins = [source.name for source in images.sources] if images.phantoms else []
     said = (f"Phantoms stand in for the paper's source sets: {', '.join(stand_ins)}",) if stand_ins else ()
     return made, (*notes, *said, *made.notes)
