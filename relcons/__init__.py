@@ -3,11 +3,18 @@
 from importlib.metadata import version
 
 from relcons import functional
-from relcons.losses import GeneralConsistencyLoss, RelationLoss, RelationTerms, TargetConsistencyLoss
+from relcons.gap import RelationGap, RelationGaps, relation_gap, relation_gaps
+from relcons.losses import (
+    GeneralConsistencyLoss,
+    RelationConsistencyLoss,
+    RelationLoss,
+    RelationTerms,
+    TargetConsistencyLoss,
+)
 from relcons.models import DualEncoderOutput, DualEncoderUNet, MultiEncoderOutput, MultiEncoderUNet
 from relcons.networks import split_unet
 from relcons.parts import UNetParts
-from relcons.relations import GramRelation
+from relcons.relations import GramRelation, SampleRelation, SpatialRelation
 from relcons.routing import GradientRouter
 from relcons.schedules import ConstantWeight, CosineRampUp, GaussianRampUp, LinearRampUp
 
@@ -23,11 +30,18 @@ __all__ = [
     "LinearRampUp",
     "MultiEncoderOutput",
     "MultiEncoderUNet",
+    "RelationConsistencyLoss",
+    "RelationGap",
+    "RelationGaps",
     "RelationLoss",
     "RelationTerms",
+    "SampleRelation",
+    "SpatialRelation",
     "TargetConsistencyLoss",
     "UNetParts",
     "functional",
+    "relation_gap",
+    "relation_gaps",
     "split_unet",
 ]
 

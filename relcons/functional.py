@@ -1,14 +1,33 @@
 """Relation matrices of feature maps and the distances between them: pure tensor maths, the home of every formula."""
 
-from collections.abc import Callable
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from relcons.checks import check_choice, check_eps, check_features, check_floating, check_same_channels
+from relcons._products import accumulation_dtype, centered, gram_of_each, gram_of_mean, pooled
+from relcons.checks import (
+    check_choice,
+    check_eps,
+    check_features,
+    check_relations,
+    check_same_channels,
+    check_same_relations,
+    check_size,
+)
 
-__all__ = ["general_consistency", "gram_matrix", "relation_distance", "relation_matrix", "target_consistency"]
+__all__ = [
+    "effective_rank",
+    "general_consistency",
+    "gram_matrix",
+    "relation_consistency",
+    "relation_distance",
+    "relation_matrix",
+    "sample_relation",
+    "spatial_relation",
+    "target_consistency",
+]
 
 Batch = Literal["mean", "none"]
 Reduction = Literal["sum", "row_mean", "mean"]
@@ -17,7 +36,7 @@ Relation = Callable[[Tensor], Tensor]
 BATCHES, REDUCTIONS = get_args(Batch), get_args(Reduction)
 
 
-def gram_matrix(features: Tensor, *, batch: Batch = "mean") -> Tensor:
+def gram_matrix(features: Tensor, *, batch: Batch = "mean", center: bool = False) -> Tensor:
     r"""Channel-wise Gram matrix of a batch of feature maps.
 
     $$G = A A^\top, \qquad A = \frac{1}{B} \sum_{b=1}^{B} F_b \in \mathbb{R}^{C \times N}$$
@@ -30,6 +49,9 @@ def gram_matrix(features: Tensor, *, batch: Batch = "mean") -> Tensor:
         features: ``(B, C, *spatial)``, one, two or three spatial axes.
         batch: ``"mean"`` averages over the batch first, as the paper does; ``"none"`` keeps one
             matrix per sample.
+        center: take the mean over positions off every channel of $A$ first, which makes $G$ the
+            covariance matrix of the channels times $N$. A channel of which that leaves no more
+            than rounding does is 0.
 
     Returns:
         ``(C, C)``, or ``(B, C, C)`` with ``batch="none"``.
@@ -38,7 +60,8 @@ def gram_matrix(features: Tensor, *, batch: Batch = "mean") -> Tensor:
         TypeError: ``features`` is not a floating-point tensor.
         ValueError: ``features`` has another number of axes or is empty, or ``batch`` is unknown.
 
-    Source: Zhang et al. 2021 (doi 10.1109/JBHI.2021.3106341), Eq. 1 and the sentence before it.
+    Source: Zhang et al. 2021 (doi 10.1109/JBHI.2021.3106341), Eq. 1 and the sentence before it;
+    for ``center`` Sun & Saenko 2016 (Deep CORAL).
 
     Examples:
         >>> gram_matrix(torch.tensor([[[1.0, 2.0], [0.0, 3.0]]]))
@@ -49,15 +72,12 @@ def gram_matrix(features: Tensor, *, batch: Batch = "mean") -> Tensor:
     check_choice("batch", batch, BATCHES)
     with torch.autocast(features.device.type, enabled=False):
         if batch == "mean":
-            mean_gram = _MeanGram if torch.compiler.is_compiling() else _MeanGramWithTangent
-            gram: Tensor = mean_gram.apply(features)[0]
-            return gram
-        sample_gram = _SampleGram if torch.compiler.is_compiling() else _SampleGramWithTangent
-        grams: Tensor = sample_gram.apply(features.flatten(2).to(accumulation_dtype(features)))
-        return grams
+            return gram_of_mean(features, center)
+        maps = features.flatten(2)
+        return gram_of_each(centered(maps.to(accumulation_dtype(maps))) if center else maps)
 
 
-def relation_matrix(features: Tensor, *, batch: Batch = "mean", eps: float = 1e-6) -> Tensor:
+def relation_matrix(features: Tensor, *, batch: Batch = "mean", center: bool = False, eps: float = 1e-6) -> Tensor:
     r"""Feature relation matrix: the Gram matrix with every row scaled to L2 norm 1.
 
     $$R_m = \frac{G_m}{\lVert G_m \rVert_2}, \qquad R_m = 0 \text{ if }
@@ -72,6 +92,7 @@ def relation_matrix(features: Tensor, *, batch: Batch = "mean", eps: float = 1e-
     Args:
         features: ``(B, C, *spatial)``, one, two or three spatial axes.
         batch: see [`gram_matrix`][relcons.functional.gram_matrix].
+        center: see there; $R$ then does not change when a number is added to a channel.
         eps: $\varepsilon$, below which share of the largest row norm a channel counts as dead.
 
     Returns:
@@ -90,20 +111,121 @@ def relation_matrix(features: Tensor, *, batch: Batch = "mean", eps: float = 1e-
                 [0., 0.]])
     """
     check_eps(eps)
-    gram = gram_matrix(features, batch=batch)
+    gram = gram_matrix(features, batch=batch, center=center)
     with torch.autocast(gram.device.type, enabled=False):
-        # A Gram matrix has its largest entry on the diagonal (Cauchy-Schwarz). Dividing by it changes
-        # nothing in R and keeps the squares below from leaving float32's range.
-        largest = gram.detach().diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None]
-        # Below this the inverse of the largest entry leaves the type's range in the backward pass.
-        limits = torch.finfo(gram.dtype)
-        lost = largest < limits.tiny / limits.eps
-        gram = torch.where(lost, 0.0, gram / torch.where(lost, 1.0, largest))
-        squares = gram.square().sum(-1, keepdim=True)
-        norms = squares.detach().sqrt()
-        # "<=" and not its negation: NaN then counts as live and is seen instead of turned into 0.
-        dead = norms <= eps * norms.amax(-2, keepdim=True)
-        return torch.where(dead, 0.0, gram / torch.where(dead, 1.0, squares).sqrt())
+        return _unit_rows(gram, eps)
+
+
+def sample_relation(features: Tensor, *, eps: float = 1e-6) -> Tensor:
+    r"""Relation of the samples of a batch: how much each is like each other one.
+
+    $$G = F F^\top, \qquad R_i = \frac{G_i}{\lVert G_i \rVert_2}, \qquad F \in \mathbb{R}^{B \times CN}$$
+
+    $F$ holds one flattened sample a row; rows that count as dead are as in
+    [`relation_matrix`][relcons.functional.relation_matrix], and so are precision and scale. $R$ does not
+    change when positions or channels change places. Row $i$ of one batch is that of row $i$ of another:
+    compare two views, two encoders or two layers of the same images; channels and positions may differ.
+    A single sample has R = 1, whatever it shows.
+
+    Args:
+        features: ``(B, C, *spatial)``, one, two or three spatial axes.
+        eps: below which share of the largest row norm of $G$ a sample counts as dead.
+
+    Returns:
+        ``(B, B)``.
+
+    Raises:
+        TypeError: ``features`` is not a floating-point tensor.
+        ValueError: ``features`` has another number of axes or is empty, or ``eps`` is not in [0, 1).
+
+    Source: Liu et al. 2020 (SRC-MT, doi 10.1109/TMI.2020.2995518), from which Zhang et al. 2021 take
+    their relation; Tung & Mori 2019 (similarity-preserving distillation).
+
+    Examples:
+        >>> sample_relation(torch.tensor([[[3.0, 0.0]], [[4.0, 0.0]]]))
+        tensor([[0.6000, 0.8000],
+                [0.6000, 0.8000]])
+    """
+    check_features(features)
+    check_eps(eps)
+    with torch.autocast(features.device.type, enabled=False):
+        return _unit_rows(gram_of_each(features.flatten(1)), eps)
+
+
+def spatial_relation(features: Tensor, *, size: int | Sequence[int] = 16, eps: float = 1e-6) -> Tensor:
+    r"""Relation of the positions of every sample: the cosine similarity of their features.
+
+    $$R_{pq} = \frac{f_p^\top f_q}{\lVert f_p \rVert_2 \lVert f_q \rVert_2}$$
+
+    $f_p \in \mathbb{R}^C$ are the features at position $p$ after adaptive average pooling. Position $p$
+    is dead when $\lVert f_p \rVert_2 \le \varepsilon \max_q \lVert f_q \rVert_2$ within its sample: its
+    row and column are 0 and nothing flows back through it. Precision and scale are as in
+    [`relation_matrix`][relcons.functional.relation_matrix]; $R$ does not change when channels change places.
+
+    Args:
+        features: ``(B, C, *spatial)``, one, two or three spatial axes.
+        size: positions per axis after pooling, one number for all or one for each; an axis that has
+            no more keeps its own. $P$ is their product and a matrix has $P^2$ entries, so that 16 is
+            256 positions in 2D and 4096 in 3D: take something like ``(4, 8, 8)`` there.
+        eps: $\varepsilon$.
+
+    Returns:
+        ``(B, P, P)``.
+
+    Raises:
+        TypeError: ``features`` is not a floating-point tensor, or ``size`` is no whole number.
+        ValueError: ``features`` has another number of axes or is empty, ``size`` is below 1 or has
+            not one number per axis, or ``eps`` is not in [0, 1).
+
+    Source: Liu et al. 2019, Structured Knowledge Distillation for Semantic Segmentation (CVPR), the
+    pair-wise distillation.
+
+    Examples:
+        >>> spatial_relation(torch.tensor([[[3.0, 0.0, 3.0], [4.0, 2.0, 4.0]]]))
+        tensor([[[1.0000, 0.8000, 1.0000],
+                 [0.8000, 1.0000, 0.8000],
+                 [1.0000, 0.8000, 1.0000]]])
+    """
+    check_features(features)
+    check_eps(eps)
+    sizes = check_size(size, features.shape[2:])
+    with torch.autocast(features.device.type, enabled=False):
+        return gram_of_each(_unit_rows(pooled(features, sizes).flatten(2).mT, eps))
+
+
+def effective_rank(relation: Tensor) -> Tensor:
+    r"""Effective rank of relation matrices: how many directions their rows really take.
+
+    $$\exp\Big(-\sum_k p_k \ln p_k\Big), \qquad p_k = \frac{\sigma_k}{\sum_l \sigma_l}$$
+
+    with the singular values $\sigma_k$. It lies between 1, where all rows are alike, and the number of
+    rows; a matrix of zeros has 0, one that is not finite NaN. It tells and does not train: no gradient flows back.
+
+    Args:
+        relation: ``(C, C)``, or a stack ``(B, C, C)``.
+
+    Returns:
+        A scalar, or ``(B,)``.
+
+    Raises:
+        TypeError: ``relation`` is not a floating-point tensor.
+        ValueError: ``relation`` is not a square matrix or a stack of them.
+
+    Source: Roy & Vetterli 2007, The effective rank: a measure of effective dimensionality (EUSIPCO).
+
+    Examples:
+        >>> effective_rank(torch.eye(3))
+        tensor(3.)
+    """
+    check_relations("relation", relation)
+    with torch.no_grad(), torch.autocast(relation.device.type, enabled=False):
+        matrices = relation.to(accumulation_dtype(relation))
+        finite = matrices.isfinite().flatten(-2).all(-1)
+        # Of numbers that are not finite the decomposition raises an error.
+        values = torch.linalg.svdvals(torch.where(finite[..., None, None], matrices, 0.0))
+        total = values.sum(-1, keepdim=True)
+        rank = torch.special.entr(values / torch.where(total == 0, 1.0, total)).sum(-1).exp()
+        return torch.where(finite, torch.where(total[..., 0] == 0, 0.0, rank), torch.nan)
 
 
 def relation_distance(a: Tensor, b: Tensor, *, reduction: Reduction = "sum") -> Tensor:
@@ -115,6 +237,10 @@ def relation_distance(a: Tensor, b: Tensor, *, reduction: Reduction = "sum") -> 
     is too strong for a wider one. ``"row_mean"`` is the mean squared distance of rows, in [0, 2] for
     the Gram relations of non-negative features whatever C is: take it where one lambda must serve
     several networks. Stacks of matrices are compared pair by pair and averaged.
+
+    $C$ is the number of rows, of whatever they relate: channels, samples (with $B$ rows ``"row_mean"``
+    is the loss of SRC-MT, ``"mean"`` that of Tung & Mori) or positions (with $P$ rows ``"mean"`` is the
+    pairwise loss of Liu et al. 2019).
 
     Args:
         a: ``(C, C)`` or ``(B, C, C)``.
@@ -135,21 +261,50 @@ def relation_distance(a: Tensor, b: Tensor, *, reduction: Reduction = "sum") -> 
         tensor(1.)
     """
     check_choice("reduction", reduction, REDUCTIONS)
-    for name, matrix in (("a", a), ("b", b)):
-        check_floating(name, matrix)
-        if matrix.ndim not in (2, 3) or matrix.shape[-1] != matrix.shape[-2]:
-            raise ValueError(
-                f"{name} must be relation matrices of shape (C, C) or (B, C, C), got {tuple(matrix.shape)}"
-            )
-    if a.shape != b.shape:
-        raise ValueError(
-            f"a and b must have the same shape, got {tuple(a.shape)} and {tuple(b.shape)}; "
-            'with batch="none" sample i is compared with sample i, so give equal batches or use batch="mean"'
-        )
+    check_same_relations("a", a, "b", b)
     dtype = torch.promote_types(accumulation_dtype(a), accumulation_dtype(b))
     squares = (a.to(dtype) - b.to(dtype)).square().sum((-2, -1)).mean()
-    channels = a.shape[-1]
-    return squares / {"sum": 1, "row_mean": channels, "mean": channels * channels}[reduction]
+    rows = a.shape[-1]
+    return squares / {"sum": 1, "row_mean": rows, "mean": rows * rows}[reduction]
+
+
+def relation_consistency(
+    a: Tensor, b: Tensor, *, relation: Relation | None = None, reduction: Reduction = "sum"
+) -> Tensor:
+    r"""Relation consistency of any two feature maps: of a student and its teacher, two views, two layers.
+
+    $$d\big(R(a), R(b)\big)$$
+
+    with $d$ of [`relation_distance`][relcons.functional.relation_distance]. Gradients reach both arguments;
+    ``detach()`` the one that shall stay. What may differ between the maps is what the relation does not
+    keep: channels need as many channels in both (batch and positions may differ), samples as many
+    samples, positions as many samples and, after pooling, positions.
+
+    Args:
+        a: ``(B, C, *spatial)``, one, two or three spatial axes.
+        b: the other map.
+        relation: $R$, from features to square matrices, one or a stack; None is
+            [`relation_matrix`][relcons.functional.relation_matrix].
+        reduction: see [`relation_distance`][relcons.functional.relation_distance].
+
+    Returns:
+        A scalar, at least 0.
+
+    Raises:
+        TypeError: an argument is not a floating-point tensor.
+        ValueError: an argument is not ``(B, C, *spatial)``, or the relations differ in shape.
+
+    Source: Zhang et al. 2021, Eq. 4; Liu et al. 2020 for relations of samples.
+
+    Examples:
+        >>> student, teacher = torch.rand(4, 8, 7, 6), torch.rand(4, 32, 14, 12)
+        >>> relation_consistency(student, teacher.detach(), relation=sample_relation).shape
+        torch.Size([])
+    """
+    check_features(a, "a")
+    check_features(b, "b")
+    relate = relation_matrix if relation is None else relation
+    return relation_distance(relate(a), relate(b), reduction=reduction)
 
 
 def general_consistency(
@@ -159,14 +314,13 @@ def general_consistency(
 
     $$L_G = d\big(R_G(X^n), R_G(X^c)\big)$$
 
-    with $d$ of [`relation_distance`][relcons.functional.relation_distance]. Gradients reach both arguments.
+    [`relation_consistency`][relcons.functional.relation_consistency] with the paper's names.
     The weight $\lambda_G$ is the caller's.
 
     Args:
         source: $F_G(X^n)$, the general encoder's features of the source batch, ``(B, C, *spatial)``.
         general: $F_G(X^c)$, its features of the target batch. Batch size and positions may differ.
-        relation: $R$, from features to ``(C, C)`` or ``(B, C, C)``; None is
-            [`relation_matrix`][relcons.functional.relation_matrix].
+        relation: see [`relation_consistency`][relcons.functional.relation_consistency].
         reduction: see [`relation_distance`][relcons.functional.relation_distance].
 
     Returns:
@@ -184,8 +338,7 @@ def general_consistency(
         True
     """
     check_same_channels("source", source, "general", general)
-    relate = relation_matrix if relation is None else relation
-    return relation_distance(relate(source), relate(general), reduction=reduction)
+    return relation_consistency(source, general, relation=relation, reduction=reduction)
 
 
 def target_consistency(
@@ -202,7 +355,7 @@ def target_consistency(
         general: $F_G(X^c)$, the general encoder's features of the target batch, ``(B, C, *spatial)``;
             no gradient reaches it.
         target: $F_T(X^c)$, the target encoder's features of the same batch.
-        relation: see [`general_consistency`][relcons.functional.general_consistency].
+        relation: see [`relation_consistency`][relcons.functional.relation_consistency].
         reduction: see [`relation_distance`][relcons.functional.relation_distance].
 
     Returns:
@@ -228,115 +381,17 @@ def relation_difference(general: Tensor, target: Tensor, *, reduction: Reduction
     return -relation_distance(general.detach(), target, reduction=reduction)
 
 
-class _SampleGram(torch.autograd.Function):
-    """Gram matrix of every sample; its backward is one product, in full precision also inside autocast."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(maps: Tensor) -> Tensor:
-        return maps @ maps.mT
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (maps,) = ctx.saved_tensors
-        with torch.autocast(maps.device.type, enabled=False):
-            product: Tensor = (grads[0] + grads[0].mT) @ maps
-            return product
-
-
-class _SampleGramWithTangent(_SampleGram):
-    """The same with forward-mode derivatives, which torch.compile does not take."""
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        _SampleGram.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(inputs[0])
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
-        half: Tensor = tangents[0] @ ctx.saved_tensors[0].mT
-        return half + half.mT
-
-
-class _MeanGram(torch.autograd.Function):
-    """Gram matrix of the batch mean, keeping one mean map and writing the gradient once.
-
-    Plain operations would keep three such maps and multiply twice in the backward pass, although
-    the two products are each other's transpose. The mean is an output so that a second derivative
-    sees it as a function of the features.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(features: Tensor) -> tuple[Tensor, Tensor]:
-        mean = _batch_mean(features)
-        return mean @ mean.mT, mean
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-        ctx.set_materialize_grads(False)
-        ctx.shape, ctx.dtype = inputs[0].shape, inputs[0].dtype
-        ctx.save_for_backward(output[1])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> Tensor | None:
-        grad_gram, grad_mean = grads
-        (mean,) = ctx.saved_tensors
-        with torch.autocast(mean.device.type, enabled=False):
-            if grad_gram is None:
-                return None if grad_mean is None else _spread(grad_mean / ctx.shape[0], ctx.shape, ctx.dtype)
-            factor = (grad_gram + grad_gram.mT) / ctx.shape[0]
-            if grad_mean is not None or torch.is_grad_enabled() or torch.compiler.is_compiling():
-                grad = factor @ mean
-                if grad_mean is not None:
-                    grad = grad + grad_mean / ctx.shape[0]
-                return _spread(grad, ctx.shape, ctx.dtype)
-            return _write_gradient(factor, mean, ctx.shape, ctx.dtype)
-
-
-class _MeanGramWithTangent(_MeanGram):
-    """The same with forward-mode derivatives, which torch.compile does not take."""
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-        _MeanGram.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(output[1])
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor) -> tuple[Tensor, Tensor]:
-        mean_tangent = _batch_mean(tangents[0])
-        half = mean_tangent @ ctx.saved_tensors[0].mT
-        return half + half.mT, mean_tangent
-
-
-def _batch_mean(features: Tensor) -> Tensor:
-    return features.mean(0, dtype=accumulation_dtype(features)).flatten(1)
-
-
-def _spread(grad: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    return grad.to(dtype).reshape(shape[1:]).expand(shape)
-
-
-def _write_gradient(factor: Tensor, mean: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """Every sample's gradient, ``factor @ mean``, without a second map beside the gradient itself."""
-    grad = torch.empty(shape, dtype=dtype, device=mean.device)
-    first = grad[0].flatten(1)
-    if dtype == mean.dtype:
-        torch.mm(factor, mean, out=first)
-    else:
-        for start in range(0, mean.shape[1], 65536):
-            columns = slice(start, start + 65536)
-            first[:, columns] = factor @ mean[:, columns]
-    grad[1:] = grad[:1]
-    return grad
-
-
-def accumulation_dtype(tensor: Tensor) -> torch.dtype:
-    """Type in which relations are computed: float32 at least."""
-    return torch.promote_types(tensor.dtype, torch.float32)
+def _unit_rows(rows: Tensor, eps: float) -> Tensor:
+    """Rows of (..., M, N) over their L2 norms; 0 where that is at most ``eps`` times the largest of the matrix."""
+    # Dividing by the largest entry changes nothing in the result and keeps the squares below from leaving
+    # float32's range.
+    largest = rows.detach().abs().amax((-2, -1), keepdim=True)
+    # Below this the inverse of the largest entry leaves the type's range in the backward pass.
+    limits = torch.finfo(rows.dtype)
+    lost = largest < limits.tiny / limits.eps
+    rows = torch.where(lost, 0.0, rows / torch.where(lost, 1.0, largest))
+    squares = rows.square().sum(-1, keepdim=True)
+    norms = squares.detach().sqrt()
+    # "<=" and not its negation: NaN then counts as live and is seen instead of turned into 0.
+    dead = norms <= eps * norms.amax(-2, keepdim=True)
+    return torch.where(dead, 0.0, rows / torch.where(dead, 1.0, squares).sqrt())

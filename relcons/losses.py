@@ -1,17 +1,18 @@
 """Relation losses as modules, with a weight that ramps up."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from relcons.checks import check_choice, check_finite, check_same_channels
+from relcons.checks import check_choice, check_finite, check_same_channels, check_same_relations
 from relcons.functional import (
     REDUCTIONS,
     Reduction,
     general_consistency,
+    relation_consistency,
     relation_difference,
     relation_distance,
     target_consistency,
@@ -19,7 +20,13 @@ from relcons.functional import (
 from relcons.relations import GramRelation
 from relcons.schedules import ConstantWeight, Schedule
 
-__all__ = ["GeneralConsistencyLoss", "RelationLoss", "RelationTerms", "TargetConsistencyLoss"]
+__all__ = [
+    "GeneralConsistencyLoss",
+    "RelationConsistencyLoss",
+    "RelationLoss",
+    "RelationTerms",
+    "TargetConsistencyLoss",
+]
 
 # Of a weight, which lives in a float32 buffer.
 LARGEST = torch.finfo(torch.float32).max
@@ -116,11 +123,43 @@ class _WeightedLoss(nn.Module):
         """The present weight as a tensor that later calls of ``step`` leave alone."""
         return self.current_weight.clone()
 
+    def _weighted(self, consistency: Callable[..., Tensor], a: Tensor, b: Tensor) -> Tensor:
+        return self._weight() * consistency(a, b, relation=self.relation, reduction=self.reduction)
 
-class GeneralConsistencyLoss(_WeightedLoss):
+
+class RelationConsistencyLoss(_WeightedLoss):
+    r"""$\lambda$ times [`relation_consistency`][relcons.functional.relation_consistency] of any two feature maps.
+
+    For a student and its teacher, two views of the same images, or two layers. Gradients reach both;
+    ``detach()`` the one that shall stay.
+
+    Args:
+        weight: $\lambda$, a number or a schedule, as of [`RelationLoss`][relcons.RelationLoss].
+        relation: module from features ``(B, C, *spatial)`` to ``(C, C)``, ``(B, C, C)``, ``(B, B)`` or
+            ``(B, P, P)``; None is [`GramRelation()`][relcons.GramRelation].
+        reduction: see [`relation_distance`][relcons.functional.relation_distance].
+
+    Raises:
+        TypeError: ``relation`` is not a module.
+        ValueError: ``reduction`` is unknown or ``weight`` is not finite; when called, the relations of
+            both maps differ in shape.
+
+    Examples:
+        >>> loss = RelationConsistencyLoss(weight=1.0, relation=SampleRelation(), reduction="row_mean")
+        >>> student, teacher = torch.rand(4, 8, 7, 6), torch.rand(4, 8, 7, 6)
+        >>> loss(student, teacher.detach()).shape
+        torch.Size([])
+    """
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Weighted loss of two maps ``(B, C, *spatial)``."""
+        return self._weighted(relation_consistency, a, b)
+
+
+class GeneralConsistencyLoss(RelationConsistencyLoss):
     r"""$\lambda_G$ times [`general_consistency`][relcons.functional.general_consistency].
 
-    Weight ($\lambda_G$), relation and reduction are those of [`RelationLoss`][relcons.RelationLoss].
+    [`RelationConsistencyLoss`][relcons.RelationConsistencyLoss] with the paper's names.
 
     Source: Zhang et al. 2021, Eq. 4.
 
@@ -132,7 +171,7 @@ class GeneralConsistencyLoss(_WeightedLoss):
 
     def forward(self, source: Tensor, general: Tensor) -> Tensor:
         """Weighted loss of F_G(X^n) and F_G(X^c)."""
-        return self._weight() * general_consistency(source, general, relation=self.relation, reduction=self.reduction)
+        return self._weighted(general_consistency, source, general)
 
 
 class TargetConsistencyLoss(_WeightedLoss):
@@ -150,7 +189,7 @@ class TargetConsistencyLoss(_WeightedLoss):
 
     def forward(self, general: Tensor, target: Tensor) -> Tensor:
         """Weighted loss of F_G(X^c), which gets no gradient, and F_T(X^c)."""
-        return self._weight() * target_consistency(general, target, relation=self.relation, reduction=self.reduction)
+        return self._weighted(target_consistency, general, target)
 
 
 class RelationLoss(_WeightedLoss):
@@ -167,14 +206,17 @@ class RelationLoss(_WeightedLoss):
             [`GaussianRampUp`][relcons.GaussianRampUp]; call ``step()`` after every optimiser step.
         general: multiplier $g$; False: not computed, and no source batch is needed.
         target: multiplier $h$; False: not computed.
-        relation: module from features ``(B, C, *spatial)`` to ``(C, C)`` or ``(B, C, C)``; None is
-            [`GramRelation()`][relcons.GramRelation].
+        relation: module from features ``(B, C, *spatial)`` to ``(C, C)``, ``(B, C, C)``, ``(B, B)`` or
+            ``(B, P, P)``; None is [`GramRelation()`][relcons.GramRelation]. All but ``(C, C)`` relate
+            sample $i$ of one batch to sample $i$ of the other, so that source and target batches
+            must be of one size; they suit the target term, whose two maps are of the same images.
         reduction: see [`relation_distance`][relcons.functional.relation_distance].
 
     Raises:
         TypeError: ``relation`` is not a module.
         ValueError: both terms are off, ``reduction`` is unknown or ``weight`` is not finite; when
-            called, the general term is asked for and the output has no source.
+            called, the general term is asked for and the output has no source, or relations differ
+            in shape.
 
     Source: Zhang et al. 2021, Eq. 4 and 5 and Algorithm 1.
 
@@ -218,9 +260,11 @@ class RelationLoss(_WeightedLoss):
                 if maps_source is not None:
                     check_same_channels("output.source", maps_source[level], "output.general", features)
                     source = self.relation(maps_source[level])
+                    check_same_relations("relations of output.source", source, "output.general", related)
                     consistencies.append(relation_distance(source, related, reduction=self.reduction))
                 if self.target is not None:
                     check_same_channels("output.general", features, "output.target", output.target[level])
+                    check_same_relations("relations of output.general", related, "output.target", targets[level])
                     differences.append(relation_difference(related, targets[level], reduction=self.reduction))
         general = torch.stack(consistencies).mean() if self.general is not None else None
         target = torch.stack(differences).mean() if self.target is not None else None

@@ -4,6 +4,7 @@ Nothing here is vectorised and nothing comes from relcons: a mistake in one is n
 Features are numpy arrays (B, C, *spatial).
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -26,9 +27,11 @@ def mean_representation(features: np.ndarray) -> Matrix:
     return mean
 
 
-def gram(features: np.ndarray) -> Matrix:
-    """G = A A^T (Eq. 1): "the inner product between the vectorized activation maps"."""
+def gram(features: np.ndarray, center: bool = False) -> Matrix:
+    """G = A A^T (Eq. 1): "the inner product between the vectorized activation maps"; of their deviations if centred."""
     a = mean_representation(features)
+    if center:
+        a = [[value - sum(row) / len(row) for value in row] for row in a]
     channels = len(a)
     g = [[0.0] * channels for _ in range(channels)]
     for m in range(channels):
@@ -38,20 +41,19 @@ def gram(features: np.ndarray) -> Matrix:
     return g
 
 
-def relation(features: np.ndarray, eps: float = 0.0) -> Matrix:
+def relation(features: np.ndarray, eps: float = 0.0, center: bool = False) -> Matrix:
     """R (Eq. 2): row m of G divided by its L2 norm; 0 where that norm is at most eps times the largest."""
-    g = gram(features)
+    return unit_rows(gram(features, center), eps)
+
+
+def unit_rows(g: Matrix, eps: float = 0.0) -> Matrix:
+    """Every row divided by its L2 norm; 0 where that norm is at most eps times the largest."""
     norms = [math.sqrt(sum(value * value for value in row)) for row in g]
     floor = eps * max(norms)
     return [
         [value / norm for value in row] if norm > floor else [0.0] * len(row)
         for row, norm in zip(g, norms, strict=True)
     ]
-
-
-def relation_of_gram(g: Matrix) -> Matrix:
-    """Eq. 2 of a given Gram matrix without dead channels."""
-    return [[value / math.sqrt(sum(v * v for v in row)) for value in row] for row in g]
 
 
 def distance(a: Matrix, b: Matrix, reduction: str = "sum") -> float:
@@ -72,6 +74,57 @@ def general_consistency(source: np.ndarray, general: np.ndarray, reduction: str 
 def target_consistency(general: np.ndarray, target: np.ndarray, reduction: str = "sum") -> float:
     """Eq. 5 without lambda_T: -||R_G(X^c) - R_T(X^c)||^2."""
     return -distance(relation(general), relation(target), reduction)
+
+
+def samples(features: np.ndarray, eps: float = 0.0) -> Matrix:
+    """Relation of samples (Liu et al. 2020): inner products of flattened samples, each row over its L2 norm."""
+    flat = [np.asarray(sample, dtype=np.float64).reshape(-1).tolist() for sample in features]
+    return unit_rows([[sum(x * y for x, y in zip(p, q, strict=True)) for q in flat] for p in flat], eps)
+
+
+def src_mt(a: np.ndarray, b: np.ndarray) -> float:
+    """Loss of SRC-MT: 1/B times the sum over samples of the squared distance of their rows."""
+    total = 0.0
+    for row_a, row_b in zip(samples(a), samples(b), strict=True):
+        total += sum((x - y) ** 2 for x, y in zip(row_a, row_b, strict=True))
+    return total / len(a)
+
+
+def windows(positions: int, size: int) -> list[range]:
+    """Windows of adaptive pooling along an axis."""
+    return [range(p * positions // size, math.ceil((p + 1) * positions / size)) for p in range(size)]
+
+
+def pooled(sample: np.ndarray, sizes: tuple[int, ...]) -> list[list[float]]:
+    """One sample (C, *spatial) as P feature vectors, each the mean over a window."""
+    vectors = []
+    axes = [windows(n, size) for n, size in zip(sample.shape[1:], sizes, strict=True)]
+    for window in itertools.product(*axes):
+        members = list(itertools.product(*window))
+        vectors.append([sum(float(channel[m]) for m in members) / len(members) for channel in sample])
+    return vectors
+
+
+def positions(sample: np.ndarray, sizes: tuple[int, ...]) -> Matrix:
+    """Cosine similarity of all pairs of pooled positions (Liu et al. 2019)."""
+    vectors = pooled(sample, sizes)
+    norms = [math.sqrt(sum(x * x for x in vector)) for vector in vectors]
+    return [
+        [
+            sum(x * y for x, y in zip(p, q, strict=True)) / (norm_p * norm_q)
+            for q, norm_q in zip(vectors, norms, strict=True)
+        ]
+        for p, norm_p in zip(vectors, norms, strict=True)
+    ]
+
+
+def pairwise(a: np.ndarray, b: np.ndarray, sizes: tuple[int, ...]) -> float:
+    """Pair-wise distillation (Liu et al. 2019): 1/P^2 times the summed squared differences, averaged over samples."""
+    total = 0.0
+    for sample_a, sample_b in zip(a, b, strict=True):
+        for row_a, row_b in zip(positions(sample_a, sizes), positions(sample_b, sizes), strict=True):
+            total += sum((x - y) ** 2 for x, y in zip(row_a, row_b, strict=True)) / len(row_a) ** 2
+    return total / len(a)
 
 
 def per_sample(features: np.ndarray) -> list[np.ndarray]:

@@ -61,6 +61,20 @@ def test_relations_compares_speed_memory_and_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("relation", "peer"), [("samples", "SPKD"), ("positions", "convolution")])
+def test_relations_of_samples_and_positions(relation: str, peer: str) -> None:
+    script = ROOT / "examples/benchmarks/relations.py"
+    done = run(script, "--relation", relation, *TINY["relations"])
+    assert done.returncode == 0, done.stderr
+    found = rows(done.stdout)
+    assert [row["features"] for row in found] == ["2x6x8x8", "3x5x4x4x4"]
+    for row in found:
+        assert float(row[f"{peer}, ms"]) > 0
+        assert float(row["error of the value"]) < 1e-5
+        assert float(row["error of the gradient"]) < 1e-5
+
+
+@pytest.mark.slow
 def test_training_step_compares_with_floor_and_port() -> None:
     done = run(ROOT / "examples/benchmarks/training_step.py", *TINY["training_step"])
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from relcons import GramRelation, RelationLoss
+from relcons import GramRelation, RelationLoss, SampleRelation
 from relcons.functional import relation_matrix
 
 pytestmark = pytest.mark.slow  # two processes that each import torch
@@ -50,8 +50,8 @@ def batches(spatial: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tenso
     return x, source
 
 
-def loss_of(model: nn.Module, x: Tensor, source: Tensor, sync: bool) -> Tensor:
-    relation = RelationLoss(weight=0.5, target=0.25, relation=GramRelation(sync=sync))
+def loss_of(model: nn.Module, x: Tensor, source: Tensor, sync: bool, kind: type[nn.Module] = GramRelation) -> Tensor:
+    relation = RelationLoss(weight=0.5, target=0.25, relation=kind(sync=sync))
     return relation(Output(model(x, source)))
 
 
@@ -74,12 +74,18 @@ def run_cases(rank: int) -> dict[str, object]:
                     loss.backward()
                     grads = {name: p.grad for name, p in model.module.named_parameters()}
                     found[f"{split} {kind} {dimensions} {sync}"] = loss.item(), grads
+                model = DistributedDataParallel(Encoders(dtype))
+                loss = loss_of(model, x[rows], source[rows], True, SampleRelation)
+                loss.backward()
+                grads = {name: p.grad for name, p in model.module.named_parameters()}
+                found[f"{split} {kind} {dimensions} samples"] = loss.item(), grads
         x = batches((6,), torch.float64)[0][rows]
         evaluated = GramRelation(sync=True).eval()(x)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             cast = GramRelation(sync=True)(x.float())
         half = GramRelation(sync=True)(x.half())
         found[split] = {"evaluated": evaluated, "alone": relation_matrix(x), "cast": cast, "half": half}
+        found[f"{split} samples curvature"] = curvature(x.clone().requires_grad_(), SampleRelation(sync=True))
         try:
             found[f"{split} curvature"] = curvature(x.clone().requires_grad_(), GramRelation(sync=True))
         except RuntimeError as error:
@@ -105,9 +111,9 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-def joined(kind: str, dimensions: str) -> tuple[float, dict[str, Tensor]]:
+def joined(kind: str, dimensions: str, relation: type[nn.Module] = GramRelation) -> tuple[float, dict[str, Tensor]]:
     model = Encoders(DTYPES[kind])
-    loss = loss_of(model, *batches(SPATIAL[dimensions], DTYPES[kind]), sync=False)
+    loss = loss_of(model, *batches(SPATIAL[dimensions], DTYPES[kind]), False, relation)
     loss.backward()
     return loss.item(), {name: p.grad for name, p in model.named_parameters()}
 
@@ -128,6 +134,29 @@ def test_reference(ranks, split, kind, dimensions):
         assert difference(grads, expected_grads) < {"float64": 1e-9, "float32": 1e-5}[kind]
         loss, grads = rank[f"{split} {kind} {dimensions} False"]
         assert difference(grads, expected_grads) > 1e-3
+
+
+@pytest.mark.parametrize("split", list(SPLITS))
+@pytest.mark.parametrize("kind", list(DTYPES))
+@pytest.mark.parametrize("dimensions", list(SPATIAL))
+def test_reference_of_samples(ranks, split, kind, dimensions):
+    expected, expected_grads = joined(kind, dimensions, SampleRelation)
+    for rank in ranks:
+        loss, grads = rank[f"{split} {kind} {dimensions} samples"]
+        assert loss == pytest.approx(expected, rel=1e-6)
+        assert difference(grads, expected_grads) < {"float64": 1e-9, "float32": 1e-5}[kind]
+
+
+@pytest.mark.parametrize("split", list(SPLITS))
+def test_double_backward_of_samples(ranks, split):
+    x = batches((6,), torch.float64)[0].requires_grad_()
+    first, second = curvature(x, SampleRelation())
+    sizes = SPLITS[split]
+    for rank, rows in zip(ranks, (slice(0, sizes[0]), slice(sizes[0], None)), strict=True):
+        found = rank[f"{split} samples curvature"]
+        torch.testing.assert_close(found[0], 2 * first[rows])
+        # Twice the joined loss in the gradient, and each process squares its own rows of it.
+        torch.testing.assert_close(found[1], 4 * second[rows])
 
 
 @pytest.mark.parametrize("split", list(SPLITS))

@@ -11,10 +11,11 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom. A room is a file or a folder of the package; rooms on one floor do not know each other, and
 # neither do those on the two sides of a bar.
 RELCONS = [
-    "checks plot",
+    "_products checks",
     "functional schedules | parts",
     "relations | networks",
     "losses routing gap | models",
+    "plot",
     "integrations",
     "__init__",
 ]

@@ -338,7 +338,8 @@ class TestRelationDistance:
         with pytest.raises(ValueError, match=r"same shape, got \(3, 3\) and \(2, 2\)"):
             relation_distance(square, torch.ones(2, 2))
         with pytest.raises(
-            ValueError, match=r'same shape, got \(2, 3, 3\) and \(1, 3, 3\); with batch="none" sample i'
+            ValueError,
+            match=r"same shape, got \(2, 3, 3\) and \(1, 3, 3\); with a matrix per sample, sample i is .*give",
         ):
             relation_distance(torch.ones(2, 3, 3), torch.ones(1, 3, 3))
         with pytest.raises(TypeError, match="b must be a tensor, got float"):

@@ -22,16 +22,30 @@ from relcons import (
     GramRelation,
     LinearRampUp,
     MultiEncoderOutput,
+    RelationConsistencyLoss,
     RelationLoss,
+    SampleRelation,
+    SpatialRelation,
     TargetConsistencyLoss,
 )
-from relcons.functional import general_consistency, relation_matrix, target_consistency
+from relcons.functional import (
+    general_consistency,
+    relation_consistency,
+    relation_matrix,
+    sample_relation,
+    spatial_relation,
+    target_consistency,
+)
 from tests import reference
 
 SHAPES = [(2, 4, 7), (3, 4, 5, 2), (2, 4, 3, 2, 2)]
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=["1d", "2d", "3d"])
 every_reduction = pytest.mark.parametrize("reduction", ["sum", "row_mean", "mean"])
-SINGLE = {GeneralConsistencyLoss: general_consistency, TargetConsistencyLoss: target_consistency}
+SINGLE = {
+    RelationConsistencyLoss: relation_consistency,
+    GeneralConsistencyLoss: general_consistency,
+    TargetConsistencyLoss: target_consistency,
+}
 every_single = pytest.mark.parametrize("kind", list(SINGLE))
 every_kind = pytest.mark.parametrize("kind", [*SINGLE, RelationLoss])
 
@@ -55,6 +69,7 @@ def call(loss: nn.Module, out: DualEncoderOutput) -> Tensor:
         return loss(out)
     return loss(
         *{
+            RelationConsistencyLoss: (out.source[0], out.general[0]),
             GeneralConsistencyLoss: (out.source[0], out.general[0]),
             TargetConsistencyLoss: (out.general[0], out.target[0]),
         }[type(loss)]
@@ -84,7 +99,11 @@ class TestSingleLosses:
 
     def test_contract(self, kind):
         assert list(inspect.signature(kind).parameters) == ["weight", "relation", "reduction"]
-        names = {GeneralConsistencyLoss: ["source", "general"], TargetConsistencyLoss: ["general", "target"]}
+        names = {
+            RelationConsistencyLoss: ["a", "b"],
+            GeneralConsistencyLoss: ["source", "general"],
+            TargetConsistencyLoss: ["general", "target"],
+        }
         assert list(inspect.signature(kind.forward).parameters)[1:] == names[kind]
         a, b = maps((2, 4, 5), dtype=torch.float32)[0], maps((2, 4, 5), dtype=torch.float32)[0]
         torch.testing.assert_close(kind()(a, b), 0.1 * SINGLE[kind](a, b, reduction="sum"))
@@ -94,9 +113,10 @@ class TestSingleLosses:
         good = torch.ones(2, 3, 4)
         with pytest.raises(ValueError, match=rf"{first} must be \(B, C, \*spatial\)"):
             kind()(good[0], good)
-        with pytest.raises(ValueError, match=rf"{first} and {second} must have the same number of channels"):
+        what = "shape" if kind is RelationConsistencyLoss else "number of channels"
+        with pytest.raises(ValueError, match=rf"{first} and {second} must have the same {what}, got"):
             kind()(good, good[:, :2])
-        with pytest.raises(ValueError, match=r'same shape, got \(2, 3, 3\) and \(1, 3, 3\); with batch="none"'):
+        with pytest.raises(ValueError, match=r"same shape, got \(2, 3, 3\) and \(1, 3, 3\); .* batches of one size"):
             kind(relation=GramRelation(batch="none"))(good, good[:1])
 
     @every_shape
@@ -107,7 +127,8 @@ class TestSingleLosses:
     @every_shape
     @every_reduction
     def test_reference(self, kind, shape, reduction):
-        loops = getattr(reference, SINGLE[kind].__name__)
+        name = "general_consistency" if kind is RelationConsistencyLoss else SINGLE[kind].__name__
+        loops = getattr(reference, name)
         a, b = maps(shape)[0], maps(shape)[0]
         expected = 0.5 * loops(a.detach().numpy(), b.detach().numpy(), reduction)
         assert kind(weight=0.5, reduction=reduction)(a, b).item() == pytest.approx(expected, rel=1e-12)
@@ -131,6 +152,78 @@ class TestSingleLosses:
         kind()(a, b).backward()
         assert b.grad.abs().max() > 0
         assert (a.grad is None) == (kind is TargetConsistencyLoss)
+
+
+class TestRelationConsistencyLoss:
+    """What the paper's names do not cover: samples and positions, of maps that differ in the rest."""
+
+    def test_src_mt(self):
+        student, teacher = maps((4, 3, 5))[0], maps((4, 3, 5))[0]
+        loss = RelationConsistencyLoss(weight=0.5, relation=SampleRelation(), reduction="row_mean")
+        expected = 0.5 * reference.src_mt(student.detach().numpy(), teacher.detach().numpy())
+        assert loss(student, teacher).item() == pytest.approx(expected, rel=1e-12)
+
+    def test_pairwise_distillation(self):
+        student, teacher = maps((2, 3, 5, 4))[0], maps((2, 6, 5, 4))[0]
+        loss = RelationConsistencyLoss(weight=0.5, relation=SpatialRelation(size=(3, 2)), reduction="mean")
+        expected = 0.5 * reference.pairwise(student.detach().numpy(), teacher.detach().numpy(), (3, 2))
+        assert loss(student, teacher).item() == pytest.approx(expected, rel=1e-12)
+
+    def test_a_detached_teacher_gets_no_gradient(self):
+        student, teacher = maps((4, 3, 5))[0], maps((4, 7, 6, 6))[0]
+        RelationConsistencyLoss(relation=SampleRelation())(student, teacher.detach()).backward()
+        assert student.grad.abs().max() > 0
+        assert teacher.grad is None
+
+    def test_exception(self):
+        with pytest.raises(ValueError, match=r"got \(2, 2\) and \(3, 3\); SampleRelation needs batches of one size"):
+            RelationConsistencyLoss(relation=SampleRelation())(maps((2, 4, 5))[0], maps((3, 4, 5))[0])
+
+
+RELATIONS = {
+    "(C, C)": (GramRelation(center=True), partial(relation_matrix, center=True)),
+    "(B, C, C)": (GramRelation(batch="none"), partial(relation_matrix, batch="none")),
+    "(B, B)": (SampleRelation(), sample_relation),
+    "(B, P, P)": (SpatialRelation(size=2), partial(spatial_relation, size=2)),
+}
+
+
+@pytest.mark.parametrize(("relation", "function"), RELATIONS.values(), ids=RELATIONS)
+class TestRelationLossOfEveryShape:
+    @every_shape
+    @every_reduction
+    def test_terms(self, shape, reduction, relation, function):
+        out = output(shape, levels=2)
+        terms = RelationLoss(0.5, general=2.0, target=0.25, relation=relation, reduction=reduction).terms(out)
+        expected = [
+            sum(consistency(a, b, relation=function, reduction=reduction) for a, b in zip(*pair, strict=True)) / 2
+            for consistency, pair in (
+                (general_consistency, (out.source, out.general)),
+                (target_consistency, (out.general, out.target)),
+            )
+        ]
+        torch.testing.assert_close(terms.general, expected[0])
+        torch.testing.assert_close(terms.target, expected[1])
+        torch.testing.assert_close(terms.total, 0.5 * (2.0 * expected[0] + 0.25 * expected[1]))
+
+    def test_routes(self, relation, function):
+        out = output((2, 4, 3, 2))
+        RelationLoss(1.0, general=False, relation=relation)(out).backward()
+        assert out.target[0].grad.abs().max() > 0
+        assert out.general[0].grad is None
+
+    def test_unequal_batches(self, relation, function):
+        """One matrix of a whole batch takes any two; sample against sample is refused, and the error names the fix."""
+        out = output((3, 4, 3, 2))._replace(source=maps((2, 4, 3, 2)))
+        assert RelationLoss(general=False, relation=relation)(out).isfinite()
+        if relation(out.target[0]).shape == (4, 4):
+            assert RelationLoss(relation=relation)(out).isfinite()
+            return
+        with pytest.raises(
+            ValueError,
+            match=r"relations of output\.source and output\.general must have the same shape, .* batches of one size",
+        ):
+            RelationLoss(relation=relation)(out)
 
 
 class TestRelationLoss:
@@ -301,7 +394,7 @@ class TestRelationLoss:
         })) for i in range(3)]  # fmt: skip
         torch.testing.assert_close(terms.general, torch.stack([term.general for term in single]).mean())
         torch.testing.assert_close(terms.target, torch.stack([term.target for term in single]).mean())
-        with pytest.raises(ValueError, match=r'same shape, got \(2, 4, 4\) and \(3, 4, 4\); with batch="none"'):
+        with pytest.raises(ValueError, match=r"same shape, got \(2, 4, 4\) and \(3, 4, 4\); .* batches of one size"):
             RelationLoss(relation=GramRelation(batch="none"))(out._replace(source=maps((2, 4, 5))))
 
     def test_levels(self):
@@ -432,9 +525,9 @@ class TestWeight:
         loss, out = kind(weight=LinearRampUp(4, peak=2.0)), output()
         loss.step(1)
         value = call(loss, out)
-        expected = torch.autograd.grad(call(loss, out), out.general if kind is GeneralConsistencyLoss else out.target)
+        expected = torch.autograd.grad(call(loss, out), out.target if kind is TargetConsistencyLoss else out.general)
         loss.step(4)
-        actual = torch.autograd.grad(value, out.general if kind is GeneralConsistencyLoss else out.target)
+        actual = torch.autograd.grad(value, out.target if kind is TargetConsistencyLoss else out.general)
         torch.testing.assert_close(actual, expected)
 
     def test_state_dict(self, kind):

@@ -1,4 +1,4 @@
-"""Value and gradient of the general consistency, beside torchdistill's ICKD loss."""
+"""Value and gradient of the consistency of two maps, by channels, samples or positions, beside a peer's."""
 
 import os
 
@@ -14,77 +14,137 @@ from memory import peak_bytes
 from results import parser, publish, table
 from timing import interleaved, milliseconds, ratio, seconds_of
 from torch import Tensor
-from torchdistill.losses.mid_level import ChSimLoss
+from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d, normalize
+from torchdistill.losses.mid_level import ChSimLoss, SPKDLoss
 
-from relcons.functional import general_consistency
+from relcons.functional import Reduction, relation_consistency, relation_matrix, sample_relation, spatial_relation
 
-# Shape -> largest ratio to the peer that counts as met.
-TARGETS = {(2, 32, 448, 384): 0.65, (4, 480, 28, 24): 0.4, (2, 32, 56, 160, 192): 0.75}
+Shape = tuple[int, ...]
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Case(NamedTuple):
+    relation: Callable[[Tensor], Tensor]
+    reduction: Reduction
+    peer_name: str
+    peer: Loss
+    # What the relation is by plain operations, of maps in float64.
+    exact: Callable[[Tensor], Tensor]
+    # Largest ratio to the peer that counts as met.
+    targets: dict[Shape, float]
+
+    def loss(self, a: Tensor, b: Tensor) -> Tensor:
+        return relation_consistency(a, b, relation=self.relation, reduction=self.reduction)
+
+    def exact_loss(self, a: Tensor, b: Tensor) -> Tensor:
+        rows = self.exact(a), self.exact(b)
+        scale = {"sum": 1, "row_mean": rows[0].shape[-1], "mean": rows[0].shape[-1] ** 2}[self.reduction]
+        return (rows[0] - rows[1]).square().sum((-2, -1)).mean() / scale
 
 
 class Result(NamedTuple):
     value: Tensor
-    source: Tensor
-    general: Tensor
+    first: Tensor
+    second: Tensor
 
 
-def value_and_gradient(loss: Loss, source: Tensor, general: Tensor) -> Result:
-    value = loss(source, general)
-    return Result(value.detach(), *torch.autograd.grad(value, (source, general)))
+def spkd(a: Tensor, b: Tensor) -> Tensor:
+    loss: Tensor = SPKDLoss("", "", "batchmean").compute_spkd_loss(a, b) / len(a) ** 2
+    return loss
 
 
-def exact(source: Tensor, general: Tensor) -> Result:
-    """The formula in float64, of the batch means; every sample has a B-th of their gradient."""
-    means = [x.detach().mean(0, dtype=torch.float64).flatten(1).requires_grad_() for x in (source, general)]
-    grams = [mean @ mean.mT for mean in means]
-    rows = [gram / gram.norm(dim=1, keepdim=True) for gram in grams]
-    value = (rows[0] - rows[1]).square().sum()
-    gradients = torch.autograd.grad(value, means)
-    shapes = [x.shape for x in (source, general)]
-    return Result(value.detach(), *((g / s[0]).view(s[1:]) for g, s in zip(gradients, shapes, strict=True)))
+def convolution(a: Tensor, b: Tensor) -> Tensor:
+    """One 3x3 convolution of one of the maps, its forward pass alone."""
+    generator = torch.Generator(a.device).manual_seed(0)
+    channels, axes = a.shape[1], a.ndim - 2
+    weight = torch.randn(channels, channels, *[3] * axes, generator=generator, device=a.device)
+    convolve = (torch.nn.functional.conv1d, torch.nn.functional.conv2d, torch.nn.functional.conv3d)[axes - 1]
+    with torch.no_grad():
+        return convolve(a, weight, padding=1)
 
 
-def errors(result: Result, reference: Result) -> tuple[float, float]:
+def channels_exactly(features: Tensor) -> Tensor:
+    mean = features.mean(0).flatten(1)
+    return normalize(mean @ mean.mT)
+
+
+def samples_exactly(features: Tensor) -> Tensor:
+    flat = features.flatten(1)
+    return normalize(flat @ flat.mT)
+
+
+def positions_exactly(features: Tensor) -> Tensor:
+    pool = (adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d)[features.ndim - 3]
+    points = normalize(pool(features, 16).flatten(2))
+    return points.mT @ points
+
+
+CASES = {
+    "channels": Case(
+        relation_matrix,
+        "sum",
+        "ICKD",
+        ChSimLoss.batch_loss,
+        channels_exactly,
+        {(2, 32, 448, 384): 0.65, (4, 480, 28, 24): 0.4, (2, 32, 56, 160, 192): 0.75},
+    ),
+    "samples": Case(
+        sample_relation,
+        "mean",
+        "SPKD",
+        spkd,
+        samples_exactly,
+        {(2, 32, 448, 384): 0.6, (4, 480, 28, 24): 0.6, (2, 32, 56, 160, 192): 0.6},
+    ),
+    "positions": Case(
+        spatial_relation, "mean", "convolution", convolution, positions_exactly, {(2, 32, 448, 384): 1.0}
+    ),
+}
+
+
+def value_and_gradient(loss: Loss, a: Tensor, b: Tensor) -> Result:
+    value = loss(a, b)
+    if not value.requires_grad:
+        return Result(value, a, b)
+    return Result(value.detach(), *torch.autograd.grad(value, (a, b)))
+
+
+def errors(case: Case, result: Result, a: Tensor, b: Tensor) -> tuple[float, float]:
     """Relative error of the value, and of the gradients in the L2 norm (the larger of the two)."""
-    value = abs(result.value.double() - reference.value) / reference.value
-    worst = 0.0
-    for gradient, true in zip(result[1:], reference[1:], strict=True):
-        worst = max(worst, *(float((sample - true).norm() / true.norm()) for sample in gradient))
-    return float(value), worst
+    true = value_and_gradient(case.exact_loss, *(x.detach().double().requires_grad_() for x in (a, b)))
+    gradients = zip(result[1:], true[1:], strict=True)
+    worst = max(float(torch.linalg.vector_norm(found - exact) / exact.norm()) for found, exact in gradients)
+    return float(abs(result.value.double() - true.value) / true.value), worst
 
 
-def beyond_gradients(loss: Loss, source: Tensor, general: Tensor, larger_than: int = 0) -> int:
+def beyond_gradients(loss: Loss, a: Tensor, b: Tensor, larger_than: int = 0) -> int:
     """Peak bytes beyond the inputs and their gradients: of the forward pass, or of both passes less the gradients."""
-    device = source.device.type
-    forward = peak_bytes(lambda: loss(source, general), device, larger_than)
-    both = peak_bytes(lambda: value_and_gradient(loss, source, general), device, larger_than)
-    return max(forward, both - source.nbytes - general.nbytes)
+    device = a.device.type
+    forward = peak_bytes(lambda: loss(a, b), device, larger_than)
+    both = peak_bytes(lambda: value_and_gradient(loss, a, b), device, larger_than)
+    return max(forward, both - a.nbytes - b.nbytes)
 
 
-def measure(shape: tuple[int, ...], options: argparse.Namespace) -> list[object]:
+def measure(case: Case, shape: Shape, options: argparse.Namespace) -> list[object]:
     generator = torch.Generator(options.device).manual_seed(options.seed)
-    source, general = (
-        torch.randn(shape, generator=generator, device=options.device, requires_grad=True) for _ in range(2)
-    )
-    losses = {"relcons": general_consistency, "ickd": ChSimLoss.batch_loss}
-    calls = {name: partial(value_and_gradient, loss, source, general) for name, loss in losses.items()}
+    a, b = (torch.randn(shape, generator=generator, device=options.device, requires_grad=True) for _ in range(2))
+    calls = {
+        "relcons": partial(value_and_gradient, case.loss, a, b),
+        "peer": partial(value_and_gradient, case.peer, a, b),
+    }
     timed = {name: partial(seconds_of, call, options.device) for name, call in calls.items()}
     seconds = interleaved(timed, options.repeats, warmup=2)
-    ours = beyond_gradients(general_consistency, source, general)
-    peer = beyond_gradients(ChSimLoss.batch_loss, source, general)
-    large = beyond_gradients(general_consistency, source, general, larger_than=4 * shape[1] ** 2)
-    value, gradient = errors(calls["relcons"](), exact(source, general))
-    maps = large / (2 * 4 * source[0].numel())
-    speed = ratio(seconds["relcons"], seconds["ickd"])
+    speed = ratio(seconds["relcons"], seconds["peer"])
+    value, gradient = errors(case, calls["relcons"](), a, b)
+    maps = beyond_gradients(case.loss, a, b, larger_than=4 * shape[1] ** 2) / (2 * 4 * a[0].numel())
     return [
         "x".join(map(str, shape)),
         milliseconds(seconds["relcons"]),
-        milliseconds(seconds["ickd"]),
+        milliseconds(seconds["peer"]),
         speed,
-        speed.against(TARGETS.get(shape)),
-        f"{ours / 2**20:.1f}",
-        f"{peer / 2**20:.1f}",
+        speed.against(case.targets.get(shape)),
+        f"{beyond_gradients(case.loss, a, b) / 2**20:.1f}",
+        f"{beyond_gradients(case.peer, a, b) / 2**20:.1f}",
         f"{maps:.2f}",
         f"1 ({'met' if maps <= 1 else 'missed'})",
         f"{value:.0e}",
@@ -94,28 +154,31 @@ def measure(shape: tuple[int, ...], options: argparse.Namespace) -> list[object]
 
 def main() -> None:
     options = parser(__doc__ or "", repeats=9)
-    options.add_argument("--shapes", nargs="+", type=_shape, default=list(TARGETS), help="such as 4x480x28x24")
+    options.add_argument("--relation", choices=list(CASES), default="channels", help="what is related")
+    options.add_argument("--shapes", nargs="+", type=_shape, help="such as 4x480x28x24")
     options.add_argument("--device", default="cpu", help="cpu or cuda")
     options.add_argument("--seed", type=int, default=0, help="of the features, which are normally distributed")
     arguments = options.parse_args()
+    case = CASES[arguments.relation]
     columns = [
         "features",
         "relcons, ms",
-        "ICKD, ms",
+        f"{case.peer_name}, ms",
         "ratio (quartiles)",
         "target",
         "relcons' memory, MiB",
-        "ICKD's memory, MiB",
+        f"{case.peer_name}'s memory, MiB",
         "relcons' maps per input",
         "target",
         "error of the value",
         "error of the gradient",
     ]
-    rows = [measure(shape, arguments) for shape in arguments.shapes]
-    publish("relations", table(columns, rows), ["torchdistill"], arguments)
+    rows = [measure(case, shape, arguments) for shape in arguments.shapes or case.targets]
+    name = "relations" if arguments.relation == "channels" else f"relations-{arguments.relation}"
+    publish(name, table(columns, rows), ["torchdistill"], arguments)
 
 
-def _shape(text: str) -> tuple[int, ...]:
+def _shape(text: str) -> Shape:
     return tuple(int(size) for size in text.split("x"))
 
 

@@ -15,15 +15,17 @@ sys.path.append(str(Path(__file__).parents[1] / "covid_ct"))
 with warnings.catch_warnings():
     # timm, which the networks' library imports, uses what torch has deprecated.
     warnings.filterwarnings("ignore", message=".*torch.jit.interface.*", category=FutureWarning)
+    from covidct.run.building import build_model
     from covidct.run.config import Config
-    from covidct.run.systems import SYSTEMS, build_model, system
+    from covidct.run.systems import SYSTEMS, system
     from covidct.slices.presets import PRESETS
     from covidct.training.segmentation_loss import segmentation_loss
     from covidct.volumes.presets import PRESETS as VOLUME_PRESETS
 
 
 # Trainings of Tables III and IV, five folds a row: `finetune` has three rows, each with a `pretrain` of its own.
-TABLES = {name: 15 if name in ("pretrain", "finetune") else 5 for name in SYSTEMS}
+METHODS = [name for name, entry in SYSTEMS.items() if not entry.slices_alone]
+TABLES = {name: 15 if name in ("pretrain", "finetune") else 5 for name in METHODS}
 
 
 def step_flops(config: Config) -> int:
@@ -62,7 +64,7 @@ def rows(axes: int, options: argparse.Namespace) -> list[list[object]]:
             Config(dataset="", data="", source=(), method=method, preset="paper", fold=0, seed=0, **preset)
         )
         for method in options.methods
-        if axes == 3 or not system(method).pretrains
+        if axes == 3 or system(method).tested
     }
     found = [cells(method, axes, count, options, preset["steps"]) for method, count in flops.items()]
     if axes == 3 and set(flops) == set(TABLES):
@@ -74,7 +76,7 @@ def rows(axes: int, options: argparse.Namespace) -> list[list[object]]:
 
 def main() -> None:
     options = parser(__doc__ or "", repeats=1)
-    options.add_argument("--methods", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS))
+    options.add_argument("--methods", nargs="+", choices=list(TABLES), default=list(TABLES))
     options.add_argument("--axes", nargs="+", type=int, choices=(2, 3), default=[3, 2])
     options.add_argument("--speeds", nargs="+", type=float, default=[10, 30, 100], help="sustained TFLOP/s of a GPU")
     arguments = options.parse_args()

@@ -13,11 +13,13 @@ from covidct.parallel import is_first_process
 from covidct.progress import stages_shown
 from covidct.results import finish, is_finished, show_result, wing_of
 from covidct.run.ablations import caption
+from covidct.run.building import build_model, count_parameters, start_from
 from covidct.run.checkpoint import has_begun, load_checkpoint, load_run
 from covidct.run.folder import disk_faults, prepare
 from covidct.run.lock import locked
-from covidct.run.systems import build_model, count_parameters, start_from, system
-from covidct.training.engine import Trainer, make_fabric
+from covidct.run.systems import system
+from covidct.slices.pseudo_labels import PseudoLabelTraining
+from covidct.training.engine import Trainer, device_name, make_fabric
 from covidct.training.wing import RunData
 from rich.console import Console
 
@@ -52,7 +54,7 @@ def run(task: Task, arguments: Arguments, console: Console) -> int:
         data = wing.read(config)
     if is_first_process():
         wing.check(task.run, config, data, console)
-    model = build_model(config)
+    model = build_model(config, imagenet=not has_begun(task.run))
     # A run that goes on has its weights from its checkpoint; the one that it started from may have gone.
     if config.init and not has_begun(task.run):
         start_from(model, load_run(Path(config.init))[1], config.method)
@@ -64,14 +66,21 @@ def run(task: Task, arguments: Arguments, console: Console) -> int:
         fabric.launch()
     folder = Path(fabric.broadcast(str(task.run)))
     with locked(folder) if fabric.is_global_zero else nullcontext():
-        trainer = Trainer(fabric, config, folder, model, data)
+        staged = system(config.method).pseudo_labels
+        trainer = (
+            PseudoLabelTraining(fabric, config, folder, data)
+            if staged
+            else Trainer(fabric, config, folder, model, data)
+        )
         _introduce(task, wing.IMAGES, data, trainer, console)
         with disk_faults(folder):
             trainer.train(console, _board(folder, trainer) if arguments.tensorboard else None)
             return finish(folder, config, trainer.module, data, console) if fabric.is_global_zero else 0
 
 
-def _introduce(task: Task, images: str, data: RunData, trainer: Trainer, console: Console) -> None:
+def _introduce(
+    task: Task, images: str, data: RunData, trainer: Trainer | PseudoLabelTraining, console: Console
+) -> None:
     config = task.config
     for note in task.notes:
         console.print(note, soft_wrap=True)
@@ -83,14 +92,16 @@ def _introduce(task: Task, images: str, data: RunData, trainer: Trainer, console
         "network": f"{count_parameters(config):,} parameters",
         "choices": caption(config),
         "data": f"{config.dataset} ({data.split}): {counts}" + (f", {len(data.source)} source" if data.source else ""),
-        "device": trainer.device_name(),
+        "device": device_name(trainer.fabric, config),
         "output": str(task.run) + (f", going on from step {trainer.step}" if trainer.step else ""),
     }
     for label, fact in (facts | dict(data.facts())).items():
+        if not fact:
+            continue
         console.print(f"{label:7} {fact}", soft_wrap=True, markup=False)
 
 
-def _board(run: Path, trainer: Trainer) -> Any:
+def _board(run: Path, trainer: Trainer | PseudoLabelTraining) -> Any:
     if not trainer.fabric.is_global_zero:
         return None
     from torch.utils.tensorboard import SummaryWriter

@@ -6,9 +6,9 @@ import evaluate
 import numpy as np
 import pytest
 from covidct.errors import InputError
+from covidct.run.building import build_model
 from covidct.run.checkpoint import save_weights
 from covidct.run.config import Config
-from covidct.run.systems import build_model
 from covidct.slices import report
 from covidct.slices.evaluation import ScoredSlice
 from covidct.slices.metrics import ImageScores, mean_over_thresholds, threshold_protocol

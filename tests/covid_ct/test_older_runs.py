@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from covidct.results import show_result, wing_of
+from covidct.run.building import build_model
 from covidct.run.checkpoint import load_checkpoint, load_run
 from covidct.run.figures import draw_curves, draw_relations
-from covidct.run.systems import build_model
 from covidct.slices.evaluation import predict_slice, read_metrics
 from covidct.training.engine import Trainer, make_fabric
 from covidct.volumes.plan import read_plan

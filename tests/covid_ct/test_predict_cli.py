@@ -10,9 +10,9 @@ import numpy as np
 import predict
 import pytest
 from covidct.errors import InputError, exit_on_input_error
+from covidct.run.building import build_model
 from covidct.run.checkpoint import load_run, save_weights
 from covidct.run.config import Config
-from covidct.run.systems import build_model
 from covidct.slices import prediction
 from covidct.slices.evaluation import predict_slice
 from covidct.slices.inference import predict_probability

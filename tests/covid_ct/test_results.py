@@ -9,7 +9,7 @@ import pytest
 from covidct import results
 from covidct.arguments import Arguments, resolve
 from covidct.errors import InputError
-from covidct.run.systems import build_model
+from covidct.run.building import build_model
 from covidct.slices.presets import PRESETS
 from rich.console import Console
 
@@ -27,7 +27,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         DATASETS=("pencil", "ink"),
         PHANTOM="pencil",
         PREPARED=(),
-        PRETRAINS=False,
+        AXES=4,
         PRESETS={"demo": PRESETS["demo"] | {"steps": 7}},
         default_fold=answer("default_fold", "fold 0, as all drawings"),
         score=answer("score"),
@@ -48,8 +48,8 @@ def test_a_third_wing_is_found_by_its_data_set(calls: list[str], tmp_path: Path)
     assert calls == ["default_fold"]
     with pytest.raises(InputError, match="--dataset pencil is generated and takes no --data"):
         resolve(Arguments(dataset="pencil", data=tmp_path))
-    with pytest.raises(InputError, match="method pretrain is for volumes"):
-        resolve(Arguments(dataset="pencil", method="pretrain"))
+    with pytest.raises(InputError, match="method ours-un is for slices and pencil are drawings"):
+        resolve(Arguments(dataset="pencil", method="ours-un"))
     with pytest.raises(InputError, match=r"'oil' is unknown; take one of .*covid-ct-20, phantom-volumes, pencil, ink"):
         resolve(Arguments(dataset="oil"))
 

@@ -17,8 +17,8 @@ import covidct.training.engine
 import pytest
 import torch
 from covidct.results import is_finished
+from covidct.run.building import build_model
 from covidct.run.config import Config, read_config
-from covidct.run.systems import build_model
 from covidct.sets.splits import volume_fold
 from covidct.slices.data import read_run_data
 from covidct.training.engine import Trainer

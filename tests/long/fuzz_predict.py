@@ -26,9 +26,9 @@ import numpy as np
 from covidct.ct.names import stem_of
 from covidct.ct.picture import SUFFIXES as PICTURE_SUFFIXES
 from covidct.results import wing_of
+from covidct.run.building import build_model
 from covidct.run.checkpoint import save_weights
 from covidct.run.config import Config
-from covidct.run.systems import build_model
 from covidct.store.preprocess import Plan
 from covidct.volumes.plan import write_plan
 from PIL import Image

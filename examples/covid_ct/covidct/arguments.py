@@ -14,7 +14,8 @@ from covidct.run.ablations import asked_choices
 from covidct.run.config import Config, differences, read_config
 from covidct.run.folder import check_output, free_run, newest_run, run_name
 from covidct.run.precision import resolve_precision
-from covidct.run.systems import SYSTEMS, system
+from covidct.run.recipes import with_recipe
+from covidct.run.systems import STARTS, SYSTEMS, system
 from covidct.sets.names import COVID_CT_20, COVID_SEMISEG, PHANTOM
 
 RUNS = Path("runs")
@@ -34,10 +35,19 @@ class Arguments:
     """Folders of CT volumes with masks of other lesions, for covid-ct-20 stores that prepare.py made of them; the
     methods general, ours and pretrain need them with --data."""
     method: str | None = None
-    """unet, pretrain, finetune, multi-encoder, baseline, general, target or ours (default)."""
+    """unet, pretrain, finetune, multi-encoder, baseline, general, target or ours (default); of slices also ours-un and
+    Table V's u-net, u-net++, attention-unet, gated-unet, dense-unet, inf-net, semi-inf-net; and, beyond the paper,
+    supervised-general and reconstruct."""
     init: Path | None = None
-    """Finished run of method pretrain: finetune starts from it, multi-encoder takes its encoder as the general one, and
-    so do baseline, general, target and ours, whose general encoder is random without it."""
+    """Finished run of method pretrain or reconstruct: finetune starts from it, multi-encoder takes its encoder as the
+    general one, and so do the other methods of two encoders, whose general encoder is random without it."""
+    unlabelled: Path | None = None
+    """Folder of unlabelled slices of the target, instead of the data set's own; for ours-un, semi-inf-net and
+    reconstruct."""
+    source_cases: int | None = None
+    """Source slices, one of each of so many scans, the sets balanced; drawn by a seed. All without it."""
+    target_cases: int | None = None
+    """Labelled slices of the target that are trained on, drawn by a seed. All without it."""
     preset: str | None = None
     """demo (default without --data), cpu (default with it), paper (default with it where CUDA is found)."""
     fold: int | None = None
@@ -71,6 +81,21 @@ class Arguments:
     """Run folder; runs/<dataset>-<method>-<split>-seed<seed> by default."""
     resume: bool = False
     """Go on with an interrupted run: that of --output, else the newest of the default name."""
+    variant: str | None = None
+    """Of Inf-Net's loss and learning rate: as_released (default) or as_described, where its code and paper differ."""
+    imagenet: str | None = None
+    """ImageNet weights of the encoder of dense-unet, inf-net and semi-inf-net: a file, or timm, which downloads them.
+    None without it."""
+    pseudo_group: int | None = None
+    """Of semi-inf-net: unlabelled slices a group, 5 by default."""
+    pseudo_epochs: int | None = None
+    """Of semi-inf-net: epochs after each group, 9 by default."""
+    pseudo_groups: int | None = None
+    """Of semi-inf-net: how many groups are taken; all by default."""
+    hidden_block: int | None = None
+    """Of reconstruct: side of the squares that are hidden, 8 pixels by default."""
+    hidden_share: float | None = None
+    """Of reconstruct: share of the squares that is hidden, 0.6 by default."""
     tensorboard: bool = False
     """Log for TensorBoard, too."""
 
@@ -123,7 +148,7 @@ def _asked(arguments: Arguments, saved: Config) -> dict[str, Any]:
     wing = wing_of(saved.dataset)
     if saved.dataset == wing.PHANTOM and arguments.dataset in wing.PREPARED and arguments.data is None:
         asked["dataset"] = wing.PHANTOM
-    for name in ("data", "store", "init"):
+    for name in ("data", "store", "init", "unlabelled"):
         if getattr(arguments, name) is not None:
             asked[name] = str(getattr(arguments, name).absolute())
     asked |= asked_choices(vars(arguments), saved)
@@ -139,8 +164,10 @@ def _fresh(arguments: Arguments) -> tuple[Config, tuple[str, ...]]:
     dataset = _dataset(arguments)
     wing = wing_of(dataset)
     preset = _preset(arguments, wing.PRESETS, notes)
-    if chosen.pretrains and not wing.PRETRAINS:
-        raise InputError(f"method {method} is for volumes; add --dataset {COVID_CT_20}, or take another --method")
+    if chosen.slices_alone and wing.AXES != 2:
+        raise InputError(f"method {method} is for slices and {dataset} are {wing.IMAGES}; take another --method")
+    if arguments.unlabelled is not None and not chosen.needs_unlabelled:
+        notes.append(f"method {method} takes no unlabelled slices: --unlabelled is not used")
     if arguments.source and not chosen.needs_source:
         notes.append(f"method {method} takes no source images: --source is not used")
     if chosen.needs_source and arguments.data is not None and not arguments.source:
@@ -150,7 +177,7 @@ def _fresh(arguments: Arguments) -> tuple[Config, tuple[str, ...]]:
             "take --method unet, baseline or target"
         )
     _check_start(arguments, method)
-    values = dict(wing.PRESETS[preset])
+    values = with_recipe(preset, wing.PRESETS[preset], chosen)
     values["steps"] = values["steps"] if arguments.steps is None else arguments.steps
     values["precision"] = resolve_precision(arguments.precision or values["precision"], cuda=torch.cuda.is_available())
     config = Config(
@@ -163,6 +190,7 @@ def _fresh(arguments: Arguments) -> tuple[Config, tuple[str, ...]]:
         seed=0 if arguments.seed is None else arguments.seed,
         init="" if arguments.init is None else str(arguments.init.absolute()),
         store="" if arguments.store is None else str(arguments.store.absolute()),
+        unlabelled=str(arguments.unlabelled.absolute()) if arguments.unlabelled and chosen.needs_unlabelled else "",
         **values,
     )
     config = replace(config, **asked_choices(vars(arguments), config))
@@ -174,15 +202,18 @@ def _check_start(arguments: Arguments, method: str) -> None:
     chosen = system(method)
     if chosen.needs_start and arguments.init is None:
         raise InputError(
-            f"method {method} starts from a trained network: give --init with a finished run of --method pretrain"
+            f"method {method} starts from a trained network: give --init with a finished run of --method "
+            f"{' or '.join(STARTS)}"
         )
     if arguments.init is not None and chosen.start == "nothing":
         others = ", ".join(name for name, entry in SYSTEMS.items() if entry.start != "nothing")
         raise InputError(f"--init is for the methods {others}, not for {method}; leave it out")
     if arguments.init is not None:
         given = read_config(arguments.init / "config.json").method
-        if given != "pretrain":
-            raise InputError(f"--init {arguments.init} is a run of method {given}; give one of method pretrain")
+        if given not in STARTS:
+            raise InputError(
+                f"--init {arguments.init} is a run of method {given}; give one of method {' or '.join(STARTS)}"
+            )
 
 
 def _preset(arguments: Arguments, known: Collection[str], notes: list[str]) -> str:

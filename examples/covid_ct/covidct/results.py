@@ -41,7 +41,7 @@ def finish(run: Path, config: Config, model: nn.Module, data: RunData, console: 
     chosen, wing = system(config.method), wing_of(config.dataset)
     if chosen.dual:
         draw_relations(run)
-    if not chosen.on_source:
+    if chosen.tested:
         wing.score(run, config, model, data, console)
         wing.draw(run, config, model, data)
     return show_result(run, config, console)
@@ -50,8 +50,8 @@ def finish(run: Path, config: Config, model: nn.Module, data: RunData, console: 
 def show_result(run: Path, config: Config, console: Console) -> int:
     """Print the means of metrics.json and where everything lies; returns how many images could not be scored."""
     unscored, where = 0, f"Everything is in {run}"
-    if system(config.method).on_source:
-        where = f"Trained on the source alone, so nothing is tested. {where}"
+    if not system(config.method).tested:
+        where = f"It is for others to start from (--init), so nothing is tested. {where}"
     else:
         unscored = wing_of(config.dataset).show(run, config, console)
     console.print(where, soft_wrap=True, highlight=False)

@@ -15,12 +15,12 @@ def test_sizes_of_a_small_preset() -> None:
 
 def test_scaling_aligns_the_corners() -> None:
     batch = torch.tensor([[0.0, 3.0], [0.0, 3.0]]).reshape(1, 1, 2, 2)
-    torch.testing.assert_close(scaled(batch, 4)[0, 0, 0], torch.tensor([0.0, 1.0, 2.0, 3.0]))
+    torch.testing.assert_close(scaled(batch, (4, 4))[0, 0, 0], torch.tensor([0.0, 1.0, 2.0, 3.0]))
 
 
 def test_scaling_to_the_same_size_changes_nothing() -> None:
     batch = torch.rand(1, 1, 4, 4)
-    assert scaled(batch, 4) is batch
+    assert scaled(batch, (4, 4)) is batch
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,9 @@ def test_masks_are_0_and_255_and_edges_run_along_their_border(small):
 
 def test_progress_counts_every_picture(tmp_path):
     calls = []
-    write_phantoms(tmp_path, labelled=1, test=1, source=1, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(1, 3), (2, 3), (3, 3)]
+    few = {"labelled": 1, "test": 1, "source": 1, "unlabelled": 2}
+    write_phantoms(tmp_path, **few, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
 
 
 def test_more_slices_than_names_are_refused(tmp_path):
@@ -295,7 +296,7 @@ def test_source_files_keep_hu_mask_and_orientation(small):
 
 def test_the_cache_is_filled_once(quick, tmp_path, monkeypatch):
     root = phantom_root(tmp_path)
-    assert root == tmp_path / "relcons" / "phantom-2d-v1-seed0"
+    assert root == tmp_path / "relcons" / "phantom-2d-v2-seed0"
     assert len(list((root / TRAINING / "Imgs").iterdir())) == 2
 
     def refuse(*arguments, **options):
@@ -308,10 +309,10 @@ def test_the_cache_is_filled_once(quick, tmp_path, monkeypatch):
 
 def test_the_default_cache_follows_xdg(quick, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert phantom_root(seed=7) == tmp_path / "xdg" / "relcons" / "phantom-2d-v1-seed7"
+    assert phantom_root(seed=7) == tmp_path / "xdg" / "relcons" / "phantom-2d-v2-seed7"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert phantom_root(seed=7) == tmp_path / "home" / ".cache" / "relcons" / "phantom-2d-v1-seed7"
+    assert phantom_root(seed=7) == tmp_path / "home" / ".cache" / "relcons" / "phantom-2d-v2-seed7"
 
 
 def _generate_slowly(cache: Path, started) -> None:
@@ -342,7 +343,7 @@ def test_an_interrupted_generation_cleans_up(quick, tmp_path):
 
 
 def test_abandoned_folders_are_removed_and_fresh_ones_left(quick, tmp_path):
-    old, fresh = (tmp_path / "relcons" / f".phantom-2d-v1-seed0.{name}" for name in ("1-a", "2-b"))
+    old, fresh = (tmp_path / "relcons" / f".phantom-2d-v2-seed0.{name}" for name in ("1-a", "2-b"))
     old.mkdir(parents=True)
     fresh.mkdir()
     long_ago = time.time() - 7200
@@ -375,7 +376,7 @@ def test_a_set_without_its_manifest_is_made_anew(quick, tmp_path):
 
 def test_an_unusable_cache_is_named(quick, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"phantom-2d-v1-seed0: .* \(Not a directory\); .*XDG_CACHE_HOME"):
+    with pytest.raises(InputError, match=r"phantom-2d-v2-seed0: .* \(Not a directory\); .*XDG_CACHE_HOME"):
         phantom_root(tmp_path / "file")
 
 

@@ -5,9 +5,10 @@ import pytest
 from covidct.arguments import Arguments
 from covidct.errors import InputError
 from covidct.run.ablations import CHOICES, asked_choices, caption, departures
+from covidct.run.building import dual_width
 from covidct.run.config import Config
 from covidct.run.results import NAMED
-from covidct.run.systems import SYSTEMS, dual_width
+from covidct.run.systems import SYSTEMS
 
 from tests.covid_ct.fabricated_runs import config
 

@@ -6,17 +6,17 @@ import pytest
 import torch
 from covidct.errors import InputError
 from covidct.networks.plain_unet import plain_unet
-from covidct.run.config import Config
-from covidct.run.systems import (
-    SYSTEMS,
+from covidct.run.building import (
     build_model,
     build_relation_loss,
     count_parameters,
     dual_width,
     start_from,
-    system,
     trained_groups,
+    two_encoders,
 )
+from covidct.run.config import Config
+from covidct.run.systems import STARTS, SYSTEMS, system
 from covidct.slices.presets import PRESETS
 from covidct.training.segmentation_loss import segmentation_loss
 from covidct.volumes.presets import PRESETS as VOLUME_PRESETS
@@ -43,7 +43,11 @@ GROUPS = {
     "general": {"general", "target", "decoder"},
     "target": {"target", "decoder"},
     "ours": {"general", "target", "decoder"},
+    "ours-un": {"general", "target", "decoder"},
+    "supervised-general": {"general", "target", "decoder"},
+    "reconstruct": {"target", "decoder"},
 }
+TABLE_V = ("u-net", "attention-unet", "gated-unet", "dense-unet", "u-net++", "inf-net", "semi-inf-net")
 FROZEN = ("multi-encoder", "baseline", "target")
 
 
@@ -52,8 +56,16 @@ def of(method: str) -> Config:
 
 
 def test_the_table_is_the_papers() -> None:
-    assert set(SYSTEMS) == set(GROUPS)
-    assert [name for name, entry in SYSTEMS.items() if entry.needs_source] == ["pretrain", "general", "ours"]
+    assert set(SYSTEMS) == {*GROUPS, *TABLE_V}
+
+    def those(fact: str) -> set[str]:
+        return {name for name, entry in SYSTEMS.items() if getattr(entry, fact)}
+
+    assert those("needs_source") == {"pretrain", "general", "ours", "ours-un", "supervised-general"}
+    assert those("needs_unlabelled") == {"ours-un", "semi-inf-net", "reconstruct"}
+    assert those("slices_alone") == {*TABLE_V, "ours-un", "supervised-general", "reconstruct"}
+    assert those("tested") == set(SYSTEMS) - {"pretrain", "reconstruct"}
+    assert STARTS == ("pretrain", "reconstruct")
 
 
 def test_an_unknown_method_names_the_known_ones() -> None:
@@ -117,7 +129,7 @@ def test_rows_of_table_i() -> None:
 def test_what_starts_from_an_earlier_run(axes: int) -> None:
     at = {"size": (16,) * axes}
     trained = build_model(replace(of("pretrain"), seed=8, **at))
-    for method in SYSTEMS:
+    for method in GROUPS:
         model, fresh = (build_model(replace(of(method), **at)) for _ in range(2))
         start_from(model, trained, method)
         changed = {
@@ -138,14 +150,17 @@ def test_what_starts_from_an_earlier_run(axes: int) -> None:
             ):
                 assert torch.equal(weight, own), name
             assert not any(p.requires_grad for p in model.general_encoder.parameters())
-        elif method in ("unet", "pretrain"):
+        elif method in ("unet", "pretrain", "reconstruct"):
             assert not changed
         else:
-            assert {name.split(".")[0] for name in weights} == {"general_encoders"}
+            dual = two_encoders(model)
+            assert dual is not None
+            changed = {name.removeprefix("model.") for name in changed}
+            assert weights
             assert all(name.startswith("general_encoders.0.") for name in changed)
-            own = model.general_encoder.state_dict()
+            own = dual.general_encoder.state_dict()
             assert all(torch.equal(value, own[name]) for name, value in trained.encoder.state_dict().items())
-            assert any(p.requires_grad for p in model.general_encoder.parameters()) == SYSTEMS[method].general
+            assert any(p.requires_grad for p in dual.general_encoder.parameters()) == SYSTEMS[method].trains_general
 
 
 def test_another_network_to_start_from_is_refused() -> None:
@@ -249,7 +264,10 @@ def test_every_trained_parameter_gets_a_gradient(method: str) -> None:
     chosen, model, relation = system(method), build_model(of(method)), build_relation_loss(of(method))
     model.train()
     images, source = torch.randn(2, 1, 16, 16), torch.randn(2, 1, 16, 16) if chosen.general else None
-    if relation is None:
+    if chosen.supervised:
+        logits, of_source = model(images, source=torch.randn(2, 1, 16, 16))
+        extra = segmentation_loss(of_source, torch.ones(2, 1, 16, 16))
+    elif relation is None:
         logits, extra = model(images), 0
     else:
         output = model(images, source=source, features=True)

@@ -124,7 +124,7 @@ def test_a_sample_twice_is_the_same(slices):
 
 
 def test_cases_are_drawn_uniformly(slices):
-    drawn = SliceSamples(slices, stream="target", size=(40, 36), resize=True, joined_batch=1, seed=0, augment=False)
+    drawn = SliceSamples(slices, stream="target", size=(40, 36), resize=True, joined_batch=1, seed=0, augment="none")
     known = {
         torch.from_numpy(normalise(load_slice(item)[0].astype(np.uint8))).numpy().tobytes(): item for item in slices
     }
@@ -148,7 +148,7 @@ def spot(tmp_path):
 @pytest.mark.parametrize(("batch_size", "forced"), [(1, 0), (2, 1), (3, 1), (4, 1), (5, 2), (8, 3)])
 def test_last_samples_have_lesion(spot, batch_size, forced):
     """nnU-Net's rule: from round(B (1 - .33)) on; B = 1 gives round(.67) = 1, none."""
-    found = loader(spot, first_step=0, steps=12, augment=False, resize=False, batch_size=batch_size)
+    found = loader(spot, first_step=0, steps=12, augment="none", resize=False, batch_size=batch_size)
     has = torch.stack([batch["mask"].amax((1, 2, 3)) for batch in found])
     assert has[:, batch_size - forced :].eq(1).all()
     assert has[:, : batch_size - forced].mean() < 0.2 or forced == batch_size
@@ -157,7 +157,7 @@ def test_last_samples_have_lesion(spot, batch_size, forced):
 def test_patches_are_the_slices_pixels(spot):
     image = normalise(load_slice(spot[0])[0])
     samples = SliceSamples(
-        spot, stream="t", size=(21, 31), resize=False, joined_batch=1, seed=0, oversample_foreground=1, augment=False
+        spot, stream="t", size=(21, 31), resize=False, joined_batch=1, seed=0, oversample_foreground=1, augment="none"
     )
     sample = samples[0]
     np.testing.assert_array_equal(sample["image"][0], image[212:233, 96:127])
@@ -165,7 +165,7 @@ def test_patches_are_the_slices_pixels(spot):
 
 
 def test_small_slices_are_padded_with_the_mean(slices):
-    samples = SliceSamples(slices, stream="t", size=(60, 50), resize=False, joined_batch=1, seed=0, augment=False)
+    samples = SliceSamples(slices, stream="t", size=(60, 50), resize=False, joined_batch=1, seed=0, augment="none")
     sample = samples[0]
     assert sample["image"].shape == (1, 60, 50)
     inside = sample["image"][0] != 0
@@ -175,7 +175,7 @@ def test_small_slices_are_padded_with_the_mean(slices):
 
 
 def test_resized_mask_follows_the_image(slices):
-    samples = SliceSamples(slices, stream="t", size=(80, 72), resize=True, joined_batch=1, seed=0, augment=False)
+    samples = SliceSamples(slices, stream="t", size=(80, 72), resize=True, joined_batch=1, seed=0, augment="none")
     sample = samples[3]
     bright = sample["image"] > 1.5
     assert (bright == (sample["mask"] == 1)).float().mean() > 0.98
@@ -218,7 +218,7 @@ def test_the_unlabelled_stream_draws_for_itself(slices):
 
 def test_converted_slices_are_sampled_converted(unlabelled):
     for item in unlabelled:
-        sample = SliceSamples([item], stream="u", size=(40, 36), resize=True, joined_batch=1, seed=0, augment=False)[0]
+        sample = SliceSamples([item], stream="u", size=(40, 36), resize=True, joined_batch=1, seed=0, augment="none")[0]
         grey = load_slice(item)[0].round().astype(np.uint8)
         np.testing.assert_array_equal(sample["image"][0], normalise(grey))
     stored = [replace(item, convert=None) for item in unlabelled]

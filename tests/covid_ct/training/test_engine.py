@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,11 @@ import torch
 from covidct.errors import InputError
 from covidct.progress import TrainingProgress, work_shown
 from covidct.results import finish
+from covidct.run.building import build_model, build_relation_loss
 from covidct.run.checkpoint import cut_metrics, load_checkpoint, load_run, save_weights
 from covidct.run.config import Config
 from covidct.run.folder import result_files
-from covidct.run.systems import SYSTEMS, build_model, build_relation_loss
+from covidct.run.systems import SYSTEMS
 from covidct.slices.data import SliceData, read_run_data
 from covidct.slices.presets import PRESETS
 from covidct.slices.sampling import SliceSamples
@@ -29,7 +31,7 @@ from safetensors.torch import load_file, load_model
 FIELDS = {
     *("step", "loss", "segmentation", "lambda", "general", "target", "weighted_general", "weighted_target"),
     *("grad_norm_general", "grad_norm_target", "grad_norm_decoder", "rank_general", "rank_target"),
-    *("moved_general", "learning_rate", "seconds"),
+    *("moved_general", "supervised", "learning_rate", "seconds"),
 }
 
 
@@ -43,7 +45,7 @@ def config(
 ) -> Config:
     """A tiny run of the whole method, on a data set of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    data = write_covid(tmp_path / "data", [str(number) for number in range(6)])
+    data = write_covid(tmp_path / "data", [str(number) for number in range(6)], unlabelled=["a_1", "a_2", "b_1"])
     hu, lesion = chest()
     for name, values in (("ct", hu), ("lesion", lesion)):
         save_volume(tmp_path / "source" / "case" / f"{name}.nii.gz", values)
@@ -94,15 +96,16 @@ def log_of(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("method", SYSTEMS)
+@pytest.mark.parametrize("method", [name for name, entry in SYSTEMS.items() if entry.network is None])
 def test_smoke(method: str, config: Config, trainer: Callable[..., Trainer]) -> None:
     one = trainer(replace(config, method=method))
     one.train(quiet())
     log = log_of(one.run)
     assert [line["step"] for line in log] == [1, 2, 3, 4]
     chosen = SYSTEMS[method]
-    present = {"general": chosen.general, "target": chosen.target, "grad_norm_general": chosen.general}
-    present |= {"moved_general": chosen.general, "weighted_target": chosen.target, "rank_general": chosen.relates}
+    present = {"general": chosen.general, "target": chosen.target, "grad_norm_general": chosen.trains_general}
+    present |= {"moved_general": chosen.trains_general, "supervised": chosen.supervised}
+    present |= {"weighted_target": chosen.target, "rank_general": chosen.relates}
     for line in log:
         assert set(line) == FIELDS
         assert {name: line[name] is not None for name in present} == present
@@ -143,17 +146,21 @@ def test_a_step_is_the_papers(config: Config, trainer: Callable[..., Trainer]) -
                 momenta[name] = 0.99 * momenta[name] + gradient if name in momenta else gradient
                 parameter -= rate * (gradient + 0.99 * momenta[name])
         one.model.train()
-        one._train_step(target["image"], target["mask"], source["image"])
+        one._train_step({"target": target, "source": source})
         one.step += 1
     for (name, wanted), got in zip(model.named_parameters(), one.module.parameters(), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def drawn() -> dict[str, dict[str, torch.Tensor]]:
+    target = {"image": torch.randn(2, 1, 16, 16), "mask": torch.ones(2, 1, 16, 16)}
+    return {"target": target, "source": {"image": torch.randn(2, 1, 16, 16)}}
+
+
 def test_clipping_acts_on_two_sets_apart(config: Config, trainer: Callable[..., Trainer]) -> None:
     one = trainer(replace(config, clip=1e-3, relation_peak_general=1000.0, relation_peak_target=1000.0))
     one.model.train()
-    images, masks = torch.randn(2, 1, 16, 16), torch.ones(2, 1, 16, 16)
-    norms = one._train_step(images, masks, torch.randn(2, 1, 16, 16))
+    norms = one._train_step(drawn())
 
     def norm(*names: str) -> float:
         return torch.cat([p.grad.flatten() for name in names for p in one.groups[name]]).norm().item()
@@ -167,7 +174,7 @@ def test_clipping_acts_on_two_sets_apart(config: Config, trainer: Callable[..., 
 def test_clipping_acts_on_all_where_one_loss_reaches_all(config: Config, trainer: Callable[..., Trainer]) -> None:
     one = trainer(replace(config, clip=1e-3, route="joint"))
     one.model.train()
-    one._train_step(torch.randn(2, 1, 16, 16), torch.ones(2, 1, 16, 16), torch.randn(2, 1, 16, 16))
+    one._train_step(drawn())
     gradients = {name: [p.grad.flatten() for p in parameters] for name, parameters in one.groups.items()}
     assert torch.cat([g for each in gradients.values() for g in each]).norm().item() == pytest.approx(1e-3, rel=1e-2)
     assert torch.cat(gradients["general"]).norm() < 0.999e-3
@@ -266,7 +273,7 @@ def test_the_printed_sum_stays_finite_where_it_outweighs_the_segmentation(
     one = trainer(replace(config, relation_peak_general=peak, relation_peak_target=peak))
     one.train(quiet())
     last = log_of(one.run)[-1]
-    assert all(np.isfinite(value) for value in last.values())
+    assert all(np.isfinite(value) for value in last.values() if value is not None)
     assert abs(last["weighted_target"]) > last["segmentation"]
     assert all(p.isfinite().all() for p in one.module.parameters())
 
@@ -521,6 +528,43 @@ def test_work_in_a_terminal_is_a_bar() -> None:
     assert "50%" in console.file.getvalue()
 
 
+def test_unlabelled_slices_enter_the_relations_alone(config: Config, trainer: Callable[..., Trainer]) -> None:
+    """One step written out: the logits of the labelled batch, the relations of both batches' maps."""
+    config = replace(config, method="ours-un")
+    one, model, relation = trainer(config), build_model(config).train(), build_relation_loss(config)
+    batches = drawn() | {"unlabelled": {"image": torch.randn(2, 1, 16, 16)}}
+    one.model.train()
+    values = one._train_step(batches)
+    images = torch.cat([batches["target"]["image"], batches["unlabelled"]["image"]])
+    maps = [encoder(images)[-1] for encoder in (model.general_encoder, model.target_encoder)]
+    of_source = model.general_encoder(batches["source"]["image"])[-1]
+    terms = [relation.relation(each) for each in (of_source, *maps)]
+    torch.testing.assert_close(values["general"], (terms[0] - terms[1]).square().sum(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(values["target"], -(terms[1] - terms[2]).square().sum(), rtol=1e-4, atol=1e-6)
+    alone = segmentation_loss(model(batches["target"]["image"]), batches["target"]["mask"])
+    torch.testing.assert_close(values["segmentation"], alone, rtol=1e-4, atol=1e-6)
+
+
+def test_the_source_labels_teach_the_general_encoder_alone(config: Config, trainer: Callable[..., Trainer]) -> None:
+    config = replace(config, method="supervised-general", learning_rate=0.1)
+    one = trainer(config)
+    before = {name: value.clone() for name, value in one.module.state_dict().items()}
+    one.model.train()
+    batches = drawn()
+    batches["source"]["mask"] = torch.ones(2, 1, 16, 16)
+    # Only the source's loss is followed back.
+    _, supervised, _ = one._forward(batches)
+    assert supervised is not None
+    supervised.backward()
+    reached = {name for name, parameter in one.module.named_parameters() if parameter.grad is not None}
+    assert reached
+    assert all(name.startswith(("model.general_encoders.", "source_decoder.")) for name in reached)
+    one.optimizer.zero_grad()
+    one._train_step(batches)
+    moved = {name for name, value in one.module.state_dict().items() if not torch.equal(value, before[name])}
+    assert {"source_decoder", "model"} == {name.split(".")[0] for name in moved}
+
+
 def test_run_data_follows_the_method(config: Config) -> None:
     with_source = read_run_data(config)
     assert isinstance(with_source, SliceData)
@@ -531,3 +575,39 @@ def test_run_data_follows_the_method(config: Config) -> None:
     assert isinstance(lesions, SliceData)
     assert (lesions.train, lesions.test, lesions.source) == (with_source.source, (), ())
     assert "mask" in lesions.samples("target", config, augment=False)[0]
+    beside = read_run_data(replace(config, method="ours-un"))
+    assert (beside.train, beside.source) == (with_source.train, with_source.source)
+    assert [item.name for item in beside.unlabelled] == ["a_1", "a_2", "b_1"]
+    assert set(beside.samples("unlabelled", config, augment=False)[0]) == {"image"}
+    hidden = read_run_data(replace(config, method="reconstruct"))
+    assert (hidden.train, hidden.test) == (beside.unlabelled, ())
+    assert set(hidden.samples("target", replace(config, method="reconstruct"), augment=True)[0]) == {
+        "image",
+        "whole",
+        "hidden",
+    }
+    few = read_run_data(replace(config, target_cases=2, source_cases=1))
+    assert (len(few.train), len(few.source)) == (2, 1)
+    assert set(few.train) < set(with_source.train)
+    assert few.test == with_source.test
+    with pytest.raises(InputError, match="--source-cases 2 needs slices with lesion from 2 scans, found 1"):
+        read_run_data(replace(config, source_cases=2))
+
+
+def test_unlabelled_slices_of_ones_own(config: Config, tmp_path: Path, write_pair: Callable[..., Any]) -> None:
+    config = replace(config, method="ours-un")
+    folder = write_pair(tmp_path / "own", "c_7")[0].parent
+    own = read_run_data(replace(config, unlabelled=str(folder)))
+    assert [item.name for item in own.unlabelled] == ["c_7"]
+    with pytest.raises(InputError, match=r"--unlabelled .*nowhere does not exist; give a folder of pictures"):
+        read_run_data(replace(config, unlabelled=str(tmp_path / "nowhere")))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"--unlabelled .*empty holds no picture"):
+        read_run_data(replace(config, unlabelled=str(tmp_path / "empty")))
+    test = read_run_data(config).test[0]
+    (folder / "other.jpg").write_bytes(test.path.read_bytes())
+    with pytest.raises(InputError, match=rf"1 of 2 unlabelled slices show what a test slice shows .*is {test.name}"):
+        read_run_data(replace(config, unlabelled=str(folder)))
+    shutil.rmtree(tmp_path / "data/Dataset/TrainingSet/LungInfection-Train/Pseudo-label")
+    with pytest.raises(InputError, match=r"method ours-un takes unlabelled slices and .* has none"):
+        read_run_data(config)

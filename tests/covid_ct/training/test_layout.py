@@ -6,8 +6,8 @@ import covidct.training.engine
 import pytest
 import torch
 from covidct.ct.picture import Slice
+from covidct.run.building import build_model
 from covidct.run.config import Config
-from covidct.run.systems import build_model
 from covidct.slices.data import SliceData
 from covidct.slices.presets import PRESETS
 from covidct.training.engine import Trainer, make_fabric, memory_layout
@@ -59,9 +59,9 @@ def test_the_layout_changes_nothing_beyond_rounding(train, axes, monkeypatch):
     seen = []
     step = Trainer._train_step
 
-    def watched(self, images, masks, source):
-        seen.extend((images, masks, source))
-        return step(self, images, masks, source)
+    def watched(self, batches):
+        seen.extend((batches["target"]["image"], batches["target"]["mask"], batches["source"]["image"]))
+        return step(self, batches)
 
     monkeypatch.setattr(Trainer, "_train_step", watched)
     other = train(axes, "other")

@@ -14,9 +14,9 @@ import pytest
 import torch
 from covidct.ct.volume import VolumeCase, load_volume
 from covidct.errors import InputError
+from covidct.run.building import build_model
 from covidct.run.checkpoint import load_run, save_weights
 from covidct.run.config import Config, read_config
-from covidct.run.systems import build_model
 from covidct.sets.splits import volume_fold
 from covidct.slices.presets import PRESETS
 from covidct.store.preprocess import Plan

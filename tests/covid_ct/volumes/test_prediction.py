@@ -16,9 +16,9 @@ import pytest
 import SimpleITK as sitk
 import torch
 from covidct.errors import InputError
+from covidct.run.building import build_model
 from covidct.run.checkpoint import load_run, save_weights
 from covidct.run.config import Config
-from covidct.run.systems import build_model
 from covidct.slices.presets import PRESETS
 from covidct.store.preprocess import Plan
 from covidct.volumes import prediction

@@ -4,7 +4,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,8 @@ class Slice:
     convert: of a picture without label that was saved otherwise (turned, in another window): brings it, float32 (H, W)
         in 0..255, to how the labelled slices are; a function of a module, so that workers can be sent it.
     dataset: which set the slice is of, where several are read together.
+    soft: the mask is a network's own label, 0..255 for probabilities of 0 to 1, of the converted picture
+        (`load_soft_slice`).
     """
 
     name: str
@@ -46,9 +48,10 @@ class Slice:
     scan: str
     convert: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None
     dataset: str = ""
+    soft: bool = False
 
     def __post_init__(self) -> None:
-        if self.convert is not None and self.mask_path is not None:
+        if self.convert is not None and self.mask_path is not None and not self.soft:
             raise ValueError(f"slice {self.name} has a mask, which would not be converted with its picture")
 
 
@@ -64,6 +67,16 @@ def load_slice(item: Slice) -> tuple[NDArray[np.float32], NDArray[np.bool_] | No
     if item.mask_path is None:
         return (image if item.convert is None else item.convert(image)), None
     return image, _read_mask(item.mask_path, item.path, image.shape)
+
+
+def load_soft_slice(item: Slice) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """The image of a slice whose mask is `soft`, as `load_slice` gives it, and the mask as it is stored, 0..255."""
+    if item.mask_path is None:
+        raise InputError(f"{item.path} has no soft mask")
+    image, _ = load_slice(replace(item, mask_path=None))
+    label = read_grey(item.mask_path)
+    _check_size(item.mask_path, label.shape, item.path, image.shape)
+    return image, label.round().astype(np.uint8)
 
 
 def check_slices(items: Iterable[Slice]) -> None:
@@ -187,14 +200,18 @@ def _read_mask(path: Path, image_path: Path, shape: tuple[int, ...]) -> NDArray[
     if not os.path.lexists(path):
         raise InputError(f"{path}, the mask of {image_path}, is missing; put it back or remove the image")
     values = read_grey(path)
-    if values.shape != shape:
-        raise InputError(
-            f"{path} is {values.shape[1]} x {values.shape[0]} pixels (width x height), but its image {image_path} "
-            f"is {shape[1]} x {shape[0]}; a mask must have the size of its image"
-        )
+    _check_size(path, values.shape, image_path, shape)
     if 0 < values.max() <= LESION_ABOVE:
         raise InputError(
             f"{path} holds values 0 to {values.max():g}; a mask must be 0 outside the lesion and 255 inside: "
             f"multiply it by {255 / values.max():g}"
         )
     return values > LESION_ABOVE
+
+
+def _check_size(path: Path, size: tuple[int, ...], image_path: Path, expected: tuple[int, ...]) -> None:
+    if size != expected:
+        raise InputError(
+            f"{path} is {size[1]} x {size[0]} pixels (width x height), but its image {image_path} "
+            f"is {expected[1]} x {expected[0]}; a mask must have the size of its image"
+        )

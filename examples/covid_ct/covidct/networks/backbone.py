@@ -1,6 +1,7 @@
 """Encoders of timm's with or without weights from ImageNet."""
 
 import re
+import warnings
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -30,7 +31,10 @@ def backbone(name: str, levels: tuple[int, ...], *, in_channels: int = 3, pretra
     InputError if the weights cannot be had, are damaged or another network's.
     """
     # Here, since timm takes seconds to import, which no other method should wait for.
-    import timm
+    with warnings.catch_warnings():
+        # timm uses what torch has deprecated.
+        warnings.filterwarnings("ignore", message=".*torch.jit.interface.*", category=FutureWarning)
+        import timm
 
     if pretrained and in_channels != 3:
         raise InputError(f"in_channels is {in_channels}: weights from ImageNet take 3; leave one of the two out")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 
-from covidct.networks.backbone import backbone
+from covidct.networks.backbone import backbone, imagenet_input
 from covidct.networks.contract import doubled, prepared
 
 EDGE_CHANNELS = 64
@@ -38,15 +38,23 @@ class InfNet(nn.Module):
     convolution and norm owns one and never calls it.
 
     pretrained: ImageNet weights of the encoder (`backbone`), which the release starts from.
+    imagenet_scale: images come in 0 to 1 and are brought to ImageNet's mean and deviation here, as the release does.
 
     Source: Fan et al. 2020, the repository DengPingFan/Inf-Net.
     """
 
     divisor: ClassVar[int] = 32
 
-    def __init__(self, in_channels: int = 3, channels: int = 32, *, pretrained: bool | Path = False) -> None:
+    def __init__(
+        self,
+        in_channels: int = 3,
+        channels: int = 32,
+        *,
+        pretrained: bool | Path = False,
+        imagenet_scale: bool = False,
+    ) -> None:
         super().__init__()
-        self.in_channels = in_channels
+        self.in_channels, self.imagenet_scale = in_channels, imagenet_scale
         self.encoder = backbone("res2net50d", (1, 2, 3, 4), in_channels=in_channels, pretrained=pretrained)
         self.receptive = nn.ModuleList(ReceptiveField(width, channels) for width in (512, 1024, 2048))
         self.partial_decoder = PartialDecoder(channels)
@@ -61,7 +69,8 @@ class InfNet(nn.Module):
         self.refine2 = ReverseAttention(512, 64, convolutions=2, kernel=3, last_kernel=3)
 
     def forward(self, image: Tensor) -> Tensor | InfNetOutput:
-        x1, x2, x3, x4 = self.encoder(prepared(image, self.in_channels, self.divisor))
+        x = prepared(image, self.in_channels, self.divisor)
+        x1, x2, x3, x4 = self.encoder(imagenet_input(x) if self.imagenet_scale else x)
         edge = self.edge_guide(x1)
         s5 = self.partial_decoder(*(field(x) for field, x in zip(self.receptive, (x2, x3, x4), strict=True)))
         s4 = self.refine4(x4, s5, edge)

@@ -1,5 +1,6 @@
 """How Inf-Net is trained and what becomes of its logits."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -7,6 +8,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 RATES = (0.75, 1.0, 1.25)
+# The release counts epochs 1 to 99.
+EPOCHS = 99
 
 
 def training_sizes(size: int = 352, rates: tuple[float, ...] = RATES, divisor: int = 32) -> list[int]:
@@ -14,11 +17,11 @@ def training_sizes(size: int = 352, rates: tuple[float, ...] = RATES, divisor: i
     return [round(size * rate / divisor) * divisor for rate in rates]
 
 
-def scaled(batch: Tensor, size: int) -> Tensor:
-    """Images, masks or edges (B, C, H, W) at `size` x `size`, bilinear with aligned corners; masks become soft."""
-    if batch.shape[2:] == (size, size):
+def scaled(batch: Tensor, size: Sequence[int]) -> Tensor:
+    """Images, masks or edges (B, C, H, W) at `size`, bilinear with aligned corners; masks become soft."""
+    if list(batch.shape[2:]) == list(size):
         return batch
-    return interpolate(batch, (size, size), mode="bilinear", align_corners=True)
+    return interpolate(batch, list(size), mode="bilinear", align_corners=True)
 
 
 def learning_rate(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from torch import nn
@@ -10,54 +11,81 @@ from covidct.networks.attention_unet import AttentionUNet
 from covidct.networks.dense_unet import DenseUNet
 from covidct.networks.gated_unet import GatedUNet
 from covidct.networks.inf_net import InfNet
-from covidct.networks.inf_net_training import RATES
+from covidct.networks.inf_net_training import EPOCHS, RATES
 from covidct.networks.nested_unet import NestedUNet
 from covidct.networks.unet import UNet
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained: Adam on slices of `size` x `size`.
+    """How a network is trained in preset `paper`: Adam on slices of `size` x `size`.
 
     The baselines' is published nowhere; this one, with flips, is the same for the five.
 
-    rates: sizes that every batch is trained at, one step each, in parts of `size`.
-    clamp: bound of each entry of the gradient (`torch.nn.utils.clip_grad_value_`), None for no bound.
-    imagenet_input: slices in 0 to 1 are normalised by `backbone.imagenet_input`.
-    flips: whether slices are mirrored at random.
+    batch, epochs: over the 50 labelled slices.
+    edges: its loss is `inf_net_loss`, which takes the edges of the masks, instead of Dice and cross entropy.
+    scales: every batch is trained at, one step each, in parts of `size`.
+    clip_value: bound of each entry of the gradient, None for no bound.
+    schedule: "constant", or "inf-net" for `inf_net_training.learning_rate`.
+    augmentation: of the slices, "flips" or "none".
+    stretched: slices come in 0 to 1 instead of z-scored, and predictions are stretched to 0 to 1 (`prediction`).
     """
 
     size: int = 352
     learning_rate: float = 1e-4
     batch: int = 16
     epochs: int = 100
-    loss: Literal["dice and cross entropy", "inf-net"] = "dice and cross entropy"
-    rates: tuple[float, ...] = (1.0,)
-    clamp: float | None = None
-    imagenet_input: bool = False
-    flips: bool = True
+    edges: bool = False
+    scales: tuple[float, ...] = (1.0,)
+    clip_value: float | None = None
+    schedule: Literal["constant", "inf-net"] = "constant"
+    augmentation: Literal["flips", "none"] = "flips"
+    stretched: bool = False
 
 
 @dataclass(frozen=True)
 class Network:
-    """One row. `backbone`: timm's name of the encoder that `build` takes `pretrained` weights for, None for none."""
+    """One row.
+
+    features: channels of the input and at each resolution, of 1/1, 1/2, ...: the input's sides are multiples of
+        2^(len(features) - 1).
+    backbone: timm's name of the encoder that `build` takes `pretrained` weights for, None for none.
+    """
 
     title: str
     build: Callable[..., nn.Module]
-    divisor: int
+    features: tuple[int, ...]
     parameters: int
     backbone: str | None = None
     recipe: Recipe = Recipe()
 
 
-# The release counts epochs 1 to 99.
-INF_NET_RECIPE = Recipe(batch=24, epochs=99, loss="inf-net", rates=RATES, clamp=0.5, imagenet_input=True, flips=False)
+INF_NET_RECIPE = Recipe(
+    batch=24,
+    epochs=EPOCHS,
+    edges=True,
+    scales=RATES,
+    clip_value=0.5,
+    schedule="inf-net",
+    augmentation="none",
+    stretched=True,
+)
+WIDTHS = (32, 64, 128, 256, 512)
 
 NETWORKS = {
-    "unet": Network("U-Net", UNet, UNet.divisor, 7_852_545),
-    "nested-unet": Network("U-Net++", NestedUNet, NestedUNet.divisor, 9_163_329),
-    "attention-unet": Network("Attention-UNet", AttentionUNet, AttentionUNet.divisor, 8_726_077),
-    "gated-unet": Network("Gated-UNet", GatedUNet, GatedUNet.divisor, 2_636_756),
-    "dense-unet": Network("Dense-UNet", DenseUNet, DenseUNet.divisor, 26_472_000 + 23_055_713, "densenet161"),
-    "inf-net": Network("Inf-Net", InfNet, InfNet.divisor, 31_072_721, "res2net50d", INF_NET_RECIPE),
+    "u-net": Network("U-Net", UNet, WIDTHS, 7_852_545),
+    "attention-unet": Network("Attention-UNet", AttentionUNet, WIDTHS, 8_726_077),
+    "gated-unet": Network("Gated-UNet", GatedUNet, (16, 32, 64, 128, 256), 2_636_756),
+    "dense-unet": Network(
+        "Dense-UNet", DenseUNet, (3, 96, 384, 768, 2112, 2208), 26_472_000 + 23_055_713, "densenet161"
+    ),
+    "u-net++": Network("U-Net++", NestedUNet, WIDTHS, 9_163_329),
+    "inf-net": Network(
+        "Inf-Net",
+        partial(InfNet, imagenet_scale=True),
+        (3, 64, 256, 512, 1024, 2048),
+        31_072_721,
+        "res2net50d",
+        INF_NET_RECIPE,
+    ),
 }

@@ -22,13 +22,16 @@ from covidct.phantoms.chests import KINDS, source_case, target_slice
 from covidct.phantoms.sets import MANIFEST, Progress, generated
 from covidct.sets.splits import published
 
-VERSION = "phantom-2d-v1"
+VERSION = "phantom-2d-v2"
 SOURCES_VERSION = "phantom-2d-sources-v1"
 # In the order of KINDS.
 KIND_SETS = ("phantom-nodules", "phantom-masses", "phantom-effusions")
 # The paper's Table VI takes so many of each set.
 OF_EACH_KIND = 60
 TRAINING = Path("target/Dataset/TrainingSet/LungInfection-Train/Doctor-label")
+UNLABELLED = Path("target/Dataset/TrainingSet/LungInfection-Train/Pseudo-label")
+# Places in the list of pictures: labelled ones from 0 on.
+TEST_FROM, UNLABELLED_FROM = 1000, 2000
 TESTING = Path("target/Dataset/TestingSet/LungInfection-Test")
 
 
@@ -39,6 +42,7 @@ def write_phantoms(
     labelled: int = 50,
     test: int = 48,
     source: int = 42,
+    unlabelled: int = 60,
     progress: Progress | None = None,
 ) -> Path:
     """Write a phantom data set below `root` and return `root`; the same arguments give the same bytes.
@@ -51,6 +55,7 @@ def write_phantoms(
     seed: every picture depends on it and on its own place in the list alone, so fewer pictures are the same ones.
     labelled, test: slices for training and testing, at most the 50 and 48 of the published lists.
     source: source cases of one to three slices.
+    unlabelled: slices without labels, as the target's.
     progress: called as progress(done, total) after every picture and case.
 
     Raises InputError if more slices are asked for than the lists have names; OSError if a file cannot be written.
@@ -59,9 +64,9 @@ def write_phantoms(
     training = _first(names["train"], labelled, "labelled")
     testing = _first(names["test"], test, "test")
     root = Path(root)
-    total = labelled + test + source
+    total = labelled + test + source + unlabelled
     for done, name in enumerate(training + testing):
-        picture, mask = target_slice(seed, done if done < labelled else 1000 + done - labelled)
+        picture, mask = target_slice(seed, done if done < labelled else TEST_FROM + done - labelled)
         _write_target(root / (TRAINING if done < labelled else TESTING), name, picture, mask, edge=done < labelled)
         if progress is not None:
             progress(done + 1, total)
@@ -69,7 +74,13 @@ def write_phantoms(
         _write_source(root / "source" / f"{KINDS[index % len(KINDS)]}_{index:03d}", seed, index)
         if progress is not None:
             progress(labelled + test + index + 1, total)
-    made = {"version": VERSION, "seed": seed, "labelled": labelled, "test": test, "source": source}
+    for index in range(unlabelled):
+        picture, _ = target_slice(seed, UNLABELLED_FROM + index)
+        _save(root / UNLABELLED / "Imgs" / f"phantom_{index // 10:02d}_{index % 10}.jpg", picture, quality=92)
+        if progress is not None:
+            progress(labelled + test + source + index + 1, total)
+    counts = {"labelled": labelled, "test": test, "source": source, "unlabelled": unlabelled}
+    made = {"version": VERSION, "seed": seed, **counts}
     (root / MANIFEST).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     return root
 
@@ -77,7 +88,7 @@ def write_phantoms(
 def phantom_root(cache: Path | None = None, seed: int = 0, *, progress: Progress | None = None) -> Path:
     """The folder of the phantom data set of `seed`, generated on the first call.
 
-    cache: the folder to keep it in, as `CACHE/relcons/phantom-2d-v1-seedN`; by default $XDG_CACHE_HOME or ~/.cache.
+    cache: the folder to keep it in, as `CACHE/relcons/phantom-2d-v2-seedN`; by default $XDG_CACHE_HOME or ~/.cache.
     progress: called as progress(done, total) while the set is generated.
 
     The set is written beside its place and renamed when complete: an interrupted run leaves nothing that looks like a

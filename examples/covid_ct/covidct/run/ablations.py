@@ -1,12 +1,13 @@
 """What the paper leaves open: each choice is a field of the config, an option of train.py, and words in a caption."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from covidct.errors import InputError
-from covidct.run.config import OPTIONS, Config
-from covidct.run.systems import SYSTEMS, System, dual_width, fused_levels, system
+from covidct.run.building import dual_width, fused_levels
+from covidct.run.config import DEFAULTS, OPTIONS, Config
+from covidct.run.systems import SYSTEMS, System, system
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,21 @@ CHOICES = (
     Choice("fuse_levels", "fused levels", lambda chosen: chosen.dual),
     Choice("fusion", "fusion", lambda chosen: chosen.dual),
     Choice("route", "route", lambda chosen: chosen.dual),
-    Choice("width", "width", lambda chosen: not chosen.dual),
+    Choice("width", "width", lambda chosen: not chosen.dual and chosen.network is None),
+    Choice("variant", "Inf-Net", lambda chosen: chosen.network is not None and chosen.network.recipe.edges),
+    Choice("imagenet", "ImageNet weights", lambda chosen: chosen.network is not None and bool(chosen.network.backbone)),
+    Choice("pseudo_group", "slices a group", lambda chosen: chosen.pseudo_labels),
+    Choice("pseudo_epochs", "epochs a group", lambda chosen: chosen.pseudo_labels),
+    Choice("pseudo_groups", "groups", lambda chosen: chosen.pseudo_labels),
+    Choice("hidden_block", "hidden squares of", lambda chosen: chosen.learns == "hidden parts"),
+    Choice("hidden_share", "share hidden", lambda chosen: chosen.learns == "hidden parts"),
+    Choice("target_cases", "target slices", lambda chosen: chosen.learns != "source lesions"),
+    Choice("source_cases", "source slices", lambda chosen: chosen.needs_source),
 )
-PAPER: Mapping[str, Any] = {field.name: field.default for field in fields(Config)}
+# Which images, not which method: rows of the paper have either.
+OF_DATA = {"target_cases", "source_cases"}
+# How long, as the number of steps.
+OF_BUDGET = {"pseudo_epochs", "pseudo_groups"}
 DUAL = "dual"
 
 
@@ -64,10 +77,20 @@ def asked_choices(given: Mapping[str, Any], config: Config) -> dict[str, Any]:
     return asked
 
 
+def acting(config: Config) -> list[Choice]:
+    """The choices that change anything in a run of `config`; numbers of cases do not where all were taken."""
+    chosen = system(config.method)
+    return [
+        choice
+        for choice in CHOICES
+        if choice.acts(chosen) and not (choice.field in OF_DATA and getattr(config, choice.field) is None)
+    ]
+
+
 def caption(config: Config) -> str:
     """What the run chose where the paper leaves it open, the paper's own choices among it."""
     chosen = system(config.method)
-    parts = [f"{choice.words} {in_words(_acting(choice, config))}" for choice in CHOICES if choice.acts(chosen)]
+    parts = [f"{choice.words} {in_words(_acting(choice, config))}" for choice in acting(config)]
     if chosen.start == "general encoder":
         parts.append(f"general encoder from {config.init}" if config.init else "general encoder random at first")
     return ", ".join(parts)
@@ -77,21 +100,24 @@ def departures(config: Config) -> str:
     """In words, where a run chose something else than the paper did; empty for the paper's own systems."""
     if config.method not in SYSTEMS:
         return ""
-    chosen = system(config.method)
     parts = []
-    for choice in CHOICES:
-        papers = replace(config, **{choice.field: PAPER[choice.field]})
-        if choice.acts(chosen) and _comparable(choice, config) != _comparable(choice, papers):
+    for choice in acting(config):
+        papers = replace(config, **{choice.field: DEFAULTS[choice.field]})
+        if choice.field not in OF_DATA | OF_BUDGET and _comparable(choice, config) != _comparable(choice, papers):
             parts.append(f"{choice.words} {in_words(_acting(choice, config))}")
     return ", ".join(parts)
 
 
 def in_words(value: Any) -> str:
     """A setting as it is printed."""
+    if value is None:
+        return "all"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple | list):
         return " ".join(map(in_words, value)) or "by default"
+    if value == "":
+        return "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -13,14 +13,17 @@ from torch import nn
 
 from covidct.errors import InputError
 from covidct.files import parse_json, write_bytes, write_text
-from covidct.run.config import Config, read_config
-from covidct.run.systems import build_model
+from covidct.run.building import build_model
+from covidct.run.config import DEFAULTS, YOUNGER, Config, read_config, upgraded
 
 # A step of metrics.jsonl: `step`, and what was measured there.
 LogLine = dict[str, int | float | None]
 
 # Fields of a config that decide no weight.
-PLACES = {"data", "store", "source", "init", "workers", "log_every", "relations_every", "checkpoint_every"}
+PLACES = {
+    *("data", "store", "source", "unlabelled", "init", "imagenet"),
+    *("workers", "log_every", "relations_every", "checkpoint_every"),
+}
 CHECKPOINT, METRICS, WEIGHTS = "checkpoint.pt", "metrics.jsonl", "model.safetensors"
 
 
@@ -44,8 +47,10 @@ def check_same_config(run: Path, config: Config, state: dict[str, Any]) -> None:
     """
     if (text := state.get("config")) is None:
         return
-    theirs = parse_json(text, dict[str, Any], f"the config in {run / CHECKPOINT}", "put the right one back")
+    saved = parse_json(text, dict[str, Any], f"the config in {run / CHECKPOINT}", "put the right one back")
     ours = json.loads(config.to_json())
+    # An older run has not the fields that came later, and what it did is their defaults.
+    theirs = {name: json.loads(json.dumps(DEFAULTS[name])) for name in YOUNGER} | upgraded(saved)
     apart = [name for name in ours if name not in PLACES and theirs.get(name) != ours[name]]
     if apart:
         name = apart[0]
@@ -117,10 +122,16 @@ def load_run(run: Path) -> tuple[Config, nn.Module]:
     if not run.is_dir():
         raise InputError(f"{run} is not a folder; give a run folder that train.py wrote")
     config = read_config(run / "config.json")
+    model = build_model(config)
+    read_weights(model, run)
+    return config, model.eval()
+
+
+def read_weights(model: nn.Module, run: Path) -> None:
+    """Give `model` the weights that `run` has kept; InputError as for `load_run`."""
     path = run / WEIGHTS
     if not path.is_file():
         raise InputError(f"{path} is missing: the training has not ended; end it with train.py --resume --output {run}")
-    model = build_model(config)
     try:
         load_model(model, path)
     except (SafetensorError, OSError) as error:
@@ -128,4 +139,3 @@ def load_run(run: Path) -> tuple[Config, nn.Module]:
     except RuntimeError as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(f"{path} does not fit the network of {run / 'config.json'}: {first}") from None
-    return config, model.eval()

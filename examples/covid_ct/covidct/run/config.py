@@ -26,6 +26,9 @@ LONG: dict[str, Any] = {
 YOUNGER = {
     *("strides", "kernel_sizes", "init", "store"),
     *("relation_levels", "fuse_levels", "fusion", "route", "width"),
+    *("optimizer", "schedule", "augmentation", "unit_input", "scales", "clip_value", "variant", "imagenet"),
+    *("unlabelled", "source_cases", "target_cases", "pseudo_group", "pseudo_epochs", "pseudo_groups"),
+    *("hidden_block", "hidden_share"),
 }
 # Older runs have one peak for both terms.
 PEAK, PEAKS = "relation_peak", ("relation_peak_general", "relation_peak_target")
@@ -36,6 +39,8 @@ OPTIONS = {
     "relation_peak_target": "--peak-target",
     "relation_power": "--ramp-power",
     "relation_levels": "--levels",
+    "hidden_block": "--hidden-block",
+    "hidden_share": "--hidden-share",
 }
 
 
@@ -81,7 +86,12 @@ class Config:
     default: `relation_*`, `fuse_levels` (empty: the method's own), `fusion`, `route`, and `width`, a factor on
     `features_per_stage` that makes a plain network as large as one of two encoders. Of volumes, `data` is the published
     set, `store` what prepare.py made of it, and `source` are stores. Of phantoms all three may be empty: theirs are
-    where the cache is.
+    where the cache is. `unlabelled` is a folder; empty: the data set's own. `source_cases` and `target_cases` are how
+    many slices are drawn (by `split_seed`); None: all. `imagenet` is a file of ImageNet weights, or "timm", which
+    downloads them; empty: none. `scales` are what every batch is trained at in turn, a step each, in parts of `size`;
+    `unit_input` are slices in 0 to 1 instead of z-scored. `clip` bounds the norm of gradients, `clip_value` each entry.
+    `variant` is which of two Inf-Nets. `pseudo_*` are Semi-Inf-Net's groups of unlabelled slices, `hidden_*` the
+    squares that are hidden in `reconstruct`.
 
     Raises InputError that names every field which is not of its type or out of its range.
     """
@@ -109,7 +119,7 @@ class Config:
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
     nesterov: bool = True
     weight_decay: NotNegative = 3e-5
-    clip: Positive = 12.0
+    clip: Positive | None = 12.0
     poly: NotNegative = 0.9
     oversample_foreground: Share = 0.33
     relation_reduction: Reduction = "sum"
@@ -125,6 +135,22 @@ class Config:
     kernel_sizes: tuple[tuple[Odd, ...], ...] = ()
     init: str = ""
     store: str = ""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    schedule: Literal["poly", "inf-net"] = "poly"
+    augmentation: Literal["nnunet", "flips", "none"] = "nnunet"
+    unit_input: bool = False
+    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0,)
+    clip_value: Positive | None = None
+    variant: Literal["as_released", "as_described"] = "as_released"
+    imagenet: str = ""
+    unlabelled: str = ""
+    source_cases: Count | None = None
+    target_cases: Count | None = None
+    pseudo_group: Count = 5
+    pseudo_epochs: Count = 9
+    pseudo_groups: Count | None = None
+    hidden_block: Count = 8
+    hidden_share: Annotated[float, Field(gt=0, lt=1)] = 0.6
 
     def __post_init__(self) -> None:
         try:
@@ -192,6 +218,9 @@ class Config:
         return []
 
 
+DEFAULTS: Mapping[str, Any] = {field.name: field.default for field in fields(Config)}
+
+
 def _times(numbers: Sequence[int]) -> str:
     return " x ".join(map(str, numbers))
 
@@ -209,9 +238,7 @@ def read_config(path: Path) -> Config:
     """The config that `path` (a run's config.json) holds; InputError if it is missing or not one."""
     fix = "put it back as train.py wrote it, or train again"
     missing = f"{path.parent} is not a run folder written by train.py"
-    saved = read_json(path, dict[str, Any], fix=fix, missing=missing)
-    if PEAK in saved and not set(PEAKS) & saved.keys():
-        saved |= dict.fromkeys(PEAKS, saved.pop(PEAK))
+    saved = upgraded(read_json(path, dict[str, Any], fix=fix, missing=missing))
     present = saved.keys()
     names = {field.name for field in fields(Config)}
     # Also those that have a default: a run of other values would go on with them in silence.
@@ -222,6 +249,13 @@ def read_config(path: Path) -> Config:
             f"unknown fields {unknown or 'none'}, missing fields {absent or 'none'}; train again with this version"
         )
     return parse_json(json.dumps(saved), Config, str(path), fix)
+
+
+def upgraded(saved: dict[str, Any]) -> dict[str, Any]:
+    """What an older version saved of a config, under the names of today."""
+    if PEAK not in saved or set(PEAKS) & saved.keys():
+        return saved
+    return {name: value for name, value in saved.items() if name != PEAK} | dict.fromkeys(PEAKS, saved[PEAK])
 
 
 def differences(saved: Config, asked: Mapping[str, Any]) -> list[str]:

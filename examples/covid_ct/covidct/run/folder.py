@@ -56,7 +56,7 @@ def _is_number(ending: str) -> bool:
 def result_files(run: Path, config: Config) -> list[Path]:
     """What a finished run holds beside its log and checkpoint; each is written whole or not at all."""
     names = ["model.safetensors", "curves.png"]
-    if not system(config.method).on_source:
+    if system(config.method).tested:
         names += ["metrics.json", "metrics.csv", "predictions.png"]
     if system(config.method).dual:
         names.append("relations.png")
@@ -117,9 +117,14 @@ def disk_faults(run: Path) -> Iterator[None]:
 def needed_bytes(config: Config, parameters: int) -> int:
     """Estimate of the run's size: two checkpoints (one while it is replaced), the weights, pictures, matrices."""
     weights = 4 * parameters
-    # With momentum, and what the general encoder started from if that was another run.
-    checkpoint = (3 if config.init else 2) * weights
-    matrices = 3 * 4 * config.features_per_stage[-1] ** 2 * (config.steps // config.relations_every + 2)
+    # With momentum, or Adam's two moments, and what the general encoder started from if that was another run.
+    checkpoint = (2 + (config.optimizer == "adam") + bool(config.init)) * weights
+    chosen = system(config.method)
+    each = 3 * 4 * config.features_per_stage[-1] ** 2 if chosen.dual else 0
+    matrices = each * (config.steps // config.relations_every + 2)
+    if chosen.pseudo_labels:
+        # The weights of the stage before, and the labels.
+        weights *= 3
     log = 400 * (config.steps // config.log_every + 2)
     return 2 * checkpoint + weights + matrices + log + PICTURES_BYTES
 

@@ -6,15 +6,8 @@ from pathlib import Path
 
 from covidct.errors import InputError
 from covidct.run.paper import TABLES, Kind, PaperRow, TableName
-from covidct.run.systems import SYSTEMS, System
+from covidct.run.systems import system
 from covidct.sets.splits import FOLDS
-
-# To be removed when `SYSTEMS` has them.
-PENDING = {
-    name: System(name, dual=False)
-    for name in ("u-net", "attention-unet", "gated-unet", "dense-unet", "u-net++", "inf-net", "semi-inf-net")
-} | {"ours-un": System("ours-un", general=True, target=True)}
-TAKES_UNLABELLED = ("semi-inf-net", "ours-un")
 
 # Slices that the paper drew: of the source, one a scan, and of the target.
 SOURCE_CASES = {"V": 100, "VI": 60}
@@ -101,7 +94,7 @@ def plan(table: TableName, images: Images, settings: Settings) -> Plan:
         maker.training(_System(PRETRAIN, one.sources), seed, fold)
         for seed, fold in places
         for one in systems
-        if known(one.method).needs_start
+        if system(one.method).needs_start
     ]
     others = [maker.training(one, seed, fold) for seed, fold in places for one in systems]
     return Plan(tuple(dict.fromkeys([*starts, *others])), tuple(note for _, notes in found for note in notes))
@@ -112,11 +105,6 @@ def check_kind(table: TableName, dataset: str, kind: Kind) -> None:
     kinds = TABLES[table].kinds
     if kind not in kinds:
         raise InputError(f"Table {table} is of {kinds[0]} and --dataset {dataset} of {kind}; take another")
-
-
-def known(method: str) -> System:
-    """The entry of a method of a table."""
-    return (PENDING | SYSTEMS)[method]
 
 
 @dataclass(frozen=True)
@@ -137,7 +125,7 @@ class _Maker:
         """Of one system, fold and seed."""
         # A slice is normalised by itself: nothing of the fold enters a pre-training on slices.
         where = None if one.method == PRETRAIN and self.images.kind == "slices" else fold
-        chosen = known(one.method)
+        chosen = system(one.method)
         start = self.training(_System(PRETRAIN, one.sources), seed, fold).run if chosen.needs_start else ""
         arguments = (
             *self.images.arguments,
@@ -147,7 +135,7 @@ class _Maker:
             *(self._source(one) if chosen.needs_source else ()),
             *_option("--source-cases", self._source_cases(one.method)),
             *_option("--target-cases", self._target_cases(one.method)),
-            *(("--unlabelled", self.images.unlabelled) if self._takes_unlabelled(one.method) else ()),
+            *(("--unlabelled", self.images.unlabelled) if self.images.unlabelled and chosen.needs_unlabelled else ()),
         )
         return Training(self._name(one, seed, where), arguments, start)
 
@@ -161,15 +149,12 @@ class _Maker:
     def _source_cases(self, method: str) -> int | None:
         asked = self.settings.source_cases
         count = SOURCE_CASES.get(self.table) if asked is None else asked
-        return (count or None) if known(method).needs_source else None
+        return (count or None) if system(method).needs_source else None
 
     def _target_cases(self, method: str) -> int | None:
         asked = self.settings.target_cases
         count = TARGET_CASES.get(self.table) if asked is None else asked
         return None if method == PRETRAIN else count or None
-
-    def _takes_unlabelled(self, method: str) -> bool:
-        return method in TAKES_UNLABELLED and bool(self.images.unlabelled)
 
     def _name(self, one: _System, seed: int, fold: int | None) -> str:
         """As train.py names runs, and what else tells runs of the same method apart."""
@@ -194,7 +179,7 @@ def _rows(table: TableName, images: Images, methods: Sequence[str]) -> list[Pape
     if unknown:
         raise InputError(f"--methods {unknown[0]} is in no row of Table {table}; take some of {', '.join(listed)}")
     rows = [row for row in paper.rows if not methods or row.method in methods]
-    learning = [method for method in _methods(rows) if known(method).needs_source or known(method).needs_start]
+    learning = [method for method in _methods(rows) if system(method).needs_source or system(method).needs_start]
     if learning and not images.sources:
         raise InputError(
             f"Table {table} has methods that learn from other lesions ({', '.join(learning)}): give --source with "
@@ -212,7 +197,7 @@ def _systems(method: str, rows: Sequence[PaperRow], images: Images) -> tuple[lis
 
     Sets that the rows have not get runs of their own: each alone where a row has one set, all where a row has several.
     """
-    if not (known(method).needs_source or known(method).needs_start):
+    if not (system(method).needs_source or system(method).needs_start):
         return [_System(method)], []
     given = {source.name: source for source in images.sources}
     wanted = {row.title: set(given) if row.source is None else set(row.source) for row in rows}

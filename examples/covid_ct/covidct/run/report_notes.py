@@ -5,12 +5,14 @@ from dataclasses import asdict
 from typing import Any
 
 from covidct.errors import InputError
-from covidct.run.ablations import in_words
+from covidct.run.ablations import CHOICES, in_words
+from covidct.run.ablations import acting as choices
 from covidct.run.config import Config
 from covidct.run.groups import FREE
 from covidct.run.paper import Kind, PaperTable
 from covidct.run.results import NAMED
 from covidct.run.scores import Place, RunScores
+from covidct.run.systems import SYSTEMS
 from covidct.sets.splits import FOLDS
 
 # What tells rows apart by itself.
@@ -32,7 +34,13 @@ def settings_line(runs: Sequence[RunScores]) -> str:
         }
         for one in runs
     ]
-    shared = {name: value for name, value in named[0].items() if all(one.get(name) == value for one in named)}
+    acting = {choice.field for one in runs if one.config.method in SYSTEMS for choice in choices(one.config)}
+    idle = {choice.field for choice in CHOICES} - acting
+    shared = {
+        name: value
+        for name, value in named[0].items()
+        if name not in idle and all(one.get(name) == value for one in named)
+    }
     return ", ".join(f"{name} {in_words(value)}" for name, value in shared.items())
 
 

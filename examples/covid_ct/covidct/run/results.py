@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from covidct.errors import InputError, print_error
 from covidct.files import remove_leftovers, write_text, writing
 from covidct.run.ablations import caption
+from covidct.run.building import count_parameters
 from covidct.run.config import Config
-from covidct.run.systems import count_parameters
 
 T = TypeVar("T")
 
@@ -25,7 +25,9 @@ SOURCES = "sources.json"
 NAMED = (
     *("dataset", "method", "preset", "fold", "split_seed", "seed", "steps"),
     *("relation_reduction", "relation_peak_general", "relation_peak_target", "relation_power", "relation_levels"),
-    *("fuse_levels", "fusion", "route", "init", "width", "precision"),
+    *("fuse_levels", "fusion", "route", "init", "width", "variant", "imagenet", "source_cases", "target_cases"),
+    *("pseudo_group", "pseudo_epochs", "pseudo_groups", "hidden_block", "hidden_share"),
+    *("optimizer", "learning_rate", "precision"),
 )
 
 
@@ -75,10 +77,8 @@ def each_run(runs: Mapping[Path, Config], look: Callable[[Path, Config], T]) -> 
 
 def settings_line(config: Config) -> str:
     """What stands below a table of one run's scores."""
-    return (
-        f"preset {config.preset}, {config.steps} steps, seed {config.seed}, {count_parameters(config):,} parameters, "
-        f"{caption(config)}"
-    )
+    parts = (f"preset {config.preset}", f"{config.steps} steps", f"seed {config.seed}")
+    return ", ".join(part for part in (*parts, f"{count_parameters(config):,} parameters", caption(config)) if part)
 
 
 def without_nan(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,43 +1,42 @@
-"""The paper's systems: what each method builds, starts from, freezes and adds to the segmentation loss."""
+"""The systems of the paper's tables, and those beyond it: what each builds, learns, starts from and freezes."""
 
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from torch import nn
-
 from covidct.errors import InputError
-from covidct.networks.plain_unet import plain_unet
-from covidct.run.config import Config
-from relcons import DualEncoderUNet, GaussianRampUp, GramRelation, RelationLoss
+from covidct.networks.table_v import NETWORKS, Network
 
 Start = Literal["nothing", "network", "general encoder"]
+Learns = Literal["lesions", "source lesions", "hidden parts"]
 
 
 @dataclass(frozen=True)
 class System:
     """One row of a table. `general` and `target` are the relation losses; without L_G the general encoder is frozen.
 
-    `start`: what takes the weights of an earlier run of method `pretrain`, the whole network or the general encoder;
+    `network`: of Table V; None for the U-Net of Tables I and II. `learns`: the target's lesions from their labels, the
+    source's lesions, which others start from, or to fill in what is hidden of unlabelled images (`reconstruct`).
+    `start`: what takes the weights of an earlier run that others start from, the whole network or the general encoder;
     `needs_start`: it has to, instead of starting at random.
-    `on_source`: trained on the source's lesions and labels instead of the target's.
     `fuse_all`: the general encoder's maps of every level enter the decoder, not its bottleneck alone.
+    `unlabelled`: unlabelled images of the target enter the relation losses, too.
+    `supervised`: the general encoder learns the source's lesions, through a decoder of its own.
+    `pseudo_labels`: the network is taught on its own predictions of unlabelled images, group by group.
     """
 
     title: str
+    network: Network | None = None
     dual: bool = True
     general: bool = False
     target: bool = False
+    learns: Learns = "lesions"
     start: Start = "nothing"
     needs_start: bool = False
-    on_source: bool = False
     fuse_all: bool = False
-
-    @property
-    def needs_source(self) -> bool:
-        """Whether training takes source images (X^n, lesions of other diseases)."""
-        return self.general or self.on_source
+    unlabelled: bool = False
+    supervised: bool = False
+    pseudo_labels: bool = False
 
     @property
     def relates(self) -> bool:
@@ -45,22 +44,51 @@ class System:
         return self.general or self.target
 
     @property
-    def pretrains(self) -> bool:
-        """Whether it is, or has to start from, a pre-training on lesions."""
-        return self.on_source or self.needs_start
+    def tested(self) -> bool:
+        """Whether it segments the target's lesions; the others are what such systems start from."""
+        return self.learns == "lesions"
+
+    @property
+    def trains_general(self) -> bool:
+        """Whether a loss of its own reaches the general encoder."""
+        return self.general or self.supervised
+
+    @property
+    def streams_source(self) -> bool:
+        """Whether every step takes source images beside the target's."""
+        return self.trains_general
+
+    @property
+    def needs_source(self) -> bool:
+        """Whether training takes source images (X^n, lesions of other diseases)."""
+        return self.streams_source or self.learns == "source lesions"
+
+    @property
+    def needs_unlabelled(self) -> bool:
+        """Whether training takes unlabelled images of the target."""
+        return self.unlabelled or self.pseudo_labels or self.learns == "hidden parts"
+
+    @property
+    def slices_alone(self) -> bool:
+        """Whether it is for slices: Table V's networks, and what unlabelled images teach."""
+        return self.network is not None or self.needs_unlabelled or self.supervised
+
+
+def _plain(title: str, learns: Learns = "lesions", *, start: bool = False) -> System:
+    return System(title, dual=False, learns=learns, start="network" if start else "nothing", needs_start=start)
+
+
+def _of_table_v(name: str, *, pseudo_labels: bool = False, title: str | None = None) -> System:
+    network = NETWORKS[name]
+    return System(title or network.title, network=network, dual=False, pseudo_labels=pseudo_labels)
 
 
 SYSTEMS = {
-    "unet": System("single network (nnUNet)", dual=False),
-    "pretrain": System("single network trained on the source's lesions", dual=False, on_source=True),
-    "finetune": System(
-        "single network that starts from one pre-trained on the source",
-        dual=False,
-        start="network",
-        needs_start=True,
-    ),
+    "unet": _plain("single network (nnUNet)"),
+    "pretrain": _plain("single network trained on the source's lesions", "source lesions"),
+    "finetune": _plain("single network that starts from an earlier one", start=True),
     "multi-encoder": System(
-        "frozen encoder pre-trained on the source beside a new one (Wang et al. 2020)",
+        "frozen encoder of an earlier network beside a new one (Wang et al. 2020)",
         start="general encoder",
         needs_start=True,
         fuse_all=True,
@@ -69,128 +97,34 @@ SYSTEMS = {
     "general": System("general consistency L_G", general=True, start="general encoder"),
     "target": System("frozen general encoder, target consistency L_T", target=True, start="general encoder"),
     "ours": System("the paper's method, L_G + L_T", general=True, target=True, start="general encoder"),
+    "ours-un": System(
+        "the paper's method, unlabelled images in the relation losses",
+        general=True,
+        target=True,
+        unlabelled=True,
+        start="general encoder",
+    ),
+    **{name: _of_table_v(name) for name in NETWORKS},
+    "semi-inf-net": _of_table_v("inf-net", pseudo_labels=True, title="Inf-Net taught on its own pseudo labels"),
+    # Beyond the paper.
+    "supervised-general": System(
+        "general encoder that learns the source's lesions beside (not in the paper)",
+        supervised=True,
+        start="general encoder",
+    ),
+    "reconstruct": _plain("single network that fills in hidden parts of unlabelled images", "hidden parts"),
 }
+# What others may start from.
+STARTS = tuple(name for name, entry in SYSTEMS.items() if not entry.tested)
 
 
 def system(method: str) -> System:
     """The entry of `method`; InputError naming the known ones."""
     if method not in SYSTEMS:
-        raise InputError(f"--method {method!r} is unknown; take one of {', '.join(SYSTEMS)}")
+        raise InputError(f"--method {method!r} is unknown; take one of {listed(SYSTEMS)}")
     return SYSTEMS[method]
 
 
-def build_model(config: Config) -> nn.Module:
-    """The method's network, its weights drawn from `config.seed` alone."""
-    chosen = system(config.method)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        net: nn.Module = plain_unet(
-            config.widths, axes=config.axes, strides=config.strides, kernel_sizes=config.kernel_sizes
-        )
-        if not chosen.dual:
-            return net
-        model = DualEncoderUNet(
-            net,
-            general="reset",
-            fusion=config.fusion,
-            levels=config.relation_levels,
-            fuse_levels=fused_levels(config),
-            route=config.route,
-        )
-    # Under route "joint" the segmentation loss trains it, whatever the relation losses do.
-    model.freeze_general(not chosen.general and config.route == "paper")
-    return model
-
-
-def fused_levels(config: Config) -> tuple[int, ...]:
-    """The stages at which the general encoder's maps enter the decoder."""
-    if config.fuse_levels:
-        return config.fuse_levels
-    return tuple(range(len(config.features_per_stage))) if system(config.method).fuse_all else (-1,)
-
-
-@lru_cache(maxsize=64)
-def count_parameters(config: Config) -> int:
-    """Parameters of the method's network, heads of deep supervision and a frozen general encoder among them."""
-    with torch.device("meta"):
-        return sum(p.numel() for p in build_model(config).parameters())
-
-
-def dual_width(config: Config) -> float:
-    """The width at which the single network of `config` has the parameters of the paper's two encoders.
-
-    To three decimals: that whose number of parameters is nearest to that of method `ours`.
-    """
-    wanted = count_parameters(replace(config, method="ours", fuse_levels=(), fusion="concat", width=1.0))
-
-    def parameters(thousandths: int) -> int:
-        return count_parameters(replace(config, width=thousandths / 1000))
-
-    # Less than the whole network comes with the general encoder, so less than twice the parameters.
-    low, high = 1000, 2000
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if parameters(middle) < wanted else (low, middle)
-    return min(low, high, key=lambda width: abs(parameters(width) - wanted)) / 1000
-
-
-def start_from(model: nn.Module, trained: nn.Module, method: str) -> None:
-    """Give `model` the weights of `trained`, a single network of method `pretrain`, where `method` takes them.
-
-    All but the segmentation heads, as nnU-Net's own transfer does; of two encoders, the general one takes the
-    encoder's. InputError where the two networks differ.
-    """
-    if system(method).start == "nothing":
-        return
-    taken = {name: value for name, value in trained.state_dict().items() if ".seg_layers." not in name}
-    into = model
-    if isinstance(model, DualEncoderUNet):
-        into, taken = model.general_encoder, dict(trained.get_submodule("encoder").state_dict())
-    present = {name: value.shape for name, value in into.state_dict().items() if ".seg_layers." not in name}
-    if present != {name: value.shape for name, value in taken.items()}:
-        raise InputError(
-            "--init: the run's network is not like this one; train both with the same --preset and --width, and on "
-            "volumes or on slices both"
-        )
-    into.load_state_dict(taken, strict=False)
-
-
-def build_relation_loss(config: Config) -> RelationLoss | None:
-    """The method's relation loss with the paper's ramp-up, or None."""
-    chosen = system(config.method)
-    if not (chosen.general or chosen.target):
-        return None
-    peaks = {"general": config.relation_peak_general, "target": config.relation_peak_target}
-    peak = max(peaks[name] for name in peaks if getattr(chosen, name))
-    # One weight for both; a term whose own is smaller has a share of it.
-    shares = {name: own / peak if peak else 1.0 for name, own in peaks.items()}
-    return RelationLoss(
-        weight=GaussianRampUp(config.steps, peak=peak, power=config.relation_power),
-        general=chosen.general and shares["general"],
-        target=chosen.target and shares["target"],
-        relation=GramRelation(sync=True),
-        reduction=config.relation_reduction,
-    )
-
-
-def trained_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Parameters that are trained, under `general`, `target` and `decoder`; groups without any are left out."""
-    if isinstance(model, DualEncoderUNet):
-        groups = {group["name"]: list(group["params"]) for group in model.parameter_groups()}
-    else:
-        encoder = list(model.get_submodule("encoder").parameters())
-        known = {id(parameter) for parameter in encoder}
-        # The decoder of dynamic-network-architectures keeps a reference to the encoder.
-        rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
-        groups = {"target": encoder, "decoder": rest}
-    trained = {name: [p for p in parameters if p.requires_grad] for name, parameters in groups.items()}
-    return {name: parameters for name, parameters in trained.items() if parameters}
-
-
-def clip_sets(model: nn.Module, groups: dict[str, list[nn.Parameter]]) -> list[list[str]]:
-    """Names of the `groups` of `trained_groups` whose gradients are clipped together; a single network's all are."""
-    if not isinstance(model, DualEncoderUNet):
-        return [list(groups)]
-    sets = [{id(parameter) for parameter in parameters} for parameters in model.clip_sets()]
-    named = [[name for name, parameters in groups.items() if id(parameters[0]) in joined] for joined in sets]
-    return [names for names in named if names]
+def listed(methods: Iterable[str]) -> str:
+    """Methods in one line of text."""
+    return ", ".join(methods)

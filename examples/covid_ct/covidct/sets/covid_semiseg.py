@@ -49,6 +49,19 @@ def read_covid_semiseg(root: Path) -> CovidSemiSeg:
     )
 
 
+def read_unlabelled(folder: Path) -> tuple[Slice, ...]:
+    """The slices without masks in `folder`, a folder of pictures; InputError if it is missing or has none.
+
+    Slices of coronacases, which their names tell, are read as the labelled ones are (see `coronacases`).
+    """
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise InputError(f"--unlabelled {folder} {what}; give a folder of pictures")
+    if not image_files(folder):
+        raise InputError(f"--unlabelled {folder} holds no picture ({', '.join(SUFFIXES)}); give a folder of pictures")
+    return _without_labels(folder)
+
+
 def _find_dataset(root: Path) -> Path:
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"

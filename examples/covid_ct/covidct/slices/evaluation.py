@@ -17,7 +17,7 @@ from covidct.run.config import Config
 from covidct.run.precision import inference_precision
 from covidct.run.prediction import binarise, check_finite, device_of, in_memory
 from covidct.run.results import CSV, JSON, Failed, heading, write_tables
-from covidct.slices.inference import predict_probability
+from covidct.slices.inference import predict_probability, predict_stretched
 from covidct.slices.metrics import MEASURES, PER_IMAGE, ImageScores, Scores, score_image, summarise
 
 # What metrics.json and metrics.csv say of a slice before its scores.
@@ -119,9 +119,12 @@ def predict_slice(
     """`predict_probability` as `config` says; InputError, naming the picture, if the output is not finite."""
     precision = inference_precision(config.precision, device_of(model))
     height, width = config.size
-    probability = predict_probability(
-        model, image, size=(height, width), resize=config.resize, flips=flips, precision=precision
-    )
+    if config.unit_input:
+        probability = predict_stretched(model, image, size=(height, width), precision=precision)
+    else:
+        probability = predict_probability(
+            model, image, size=(height, width), resize=config.resize, flips=flips, precision=precision
+        )
     check_finite(probability, name, config.precision)
     return probability
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from covidct.ct.picture import SUFFIXES, check_shown, in_8_bits, read_pixels
 from covidct.errors import InputError
+from covidct.networks.inf_net_training import prediction
 from covidct.run.precision import autocast_dtype
-from covidct.run.prediction import evaluating, probabilities
-from covidct.slices.sampling import normalise, resize_image
+from covidct.run.prediction import device_of, evaluating, probabilities
+from covidct.slices.sampling import normalise, resize_image, unit
 
 # Which axes of (batch, channel, row, column) are mirrored in each of the passes of `flips`.
 MIRRORINGS = ((), (2,), (3,), (2, 3))
@@ -89,6 +90,22 @@ def predict_probability(
             probability = _slide(normalised, size, predictor)
     # Bilinear weights and Gaussian blending may leave [0, 1] by a rounding error.
     return probability[0, 0].clamp(0, 1).cpu().numpy()
+
+
+def predict_stretched(
+    model: nn.Module, image: NDArray[np.float32], *, size: tuple[int, int], precision: str = "32"
+) -> NDArray[np.float32]:
+    """Inf-Net's probabilities for every pixel of a slice, stretched to 0 to 1 in it.
+
+    The slice in 0 to 1 is resized to `size`, the logits are brought back; see `inf_net_training.prediction`.
+    `model`, `image`, `precision` and what is returned as for `predict_probability`.
+    """
+    dtype, device = autocast_dtype(precision), device_of(model)
+    whole = torch.from_numpy(unit(image))[None, None].to(device)
+    with evaluating(model), torch.inference_mode():
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            logits = model(resize_image(whole, size))
+        return prediction(logits.float(), (image.shape[0], image.shape[1]))[0, 0].cpu().numpy()
 
 
 def _slide(image: Tensor, size: tuple[int, int], predictor: Callable[[Tensor], Tensor]) -> Tensor:

@@ -14,6 +14,7 @@ from covidct.run.config import Config
 from covidct.run.results import settings_line
 from covidct.run.systems import system
 from covidct.sets import names
+from covidct.slices.comparison import compare as compare
 from covidct.slices.data import SliceData, read_run_data, read_target
 from covidct.slices.evaluation import read_metrics, score_slices, write_metrics
 from covidct.slices.figures import draw_predictions
@@ -26,7 +27,7 @@ IMAGES = "slices"
 PHANTOM = names.PHANTOM
 DATASETS: tuple[str, ...] = (PHANTOM, names.COVID_SEMISEG)
 PREPARED: tuple[str, ...] = ()
-PRETRAINS = True
+AXES = 2
 read = read_run_data
 
 
@@ -38,7 +39,7 @@ def make_phantoms(config: Config, stages: Stages, *, training: bool = True) -> N
 
 def default_fold(config: Config) -> str | None:
     """See `Wing.default_fold`; phantoms have the slices of the published split, a pre-training takes none of them."""
-    if config.dataset == PHANTOM or system(config.method).on_source or read_target(config).test:
+    if config.dataset == PHANTOM or not system(config.method).tested or read_target(config).test:
         return None
     return "no test slices in the data set: cross-validation, fold 0"
 
@@ -46,7 +47,7 @@ def default_fold(config: Config) -> str | None:
 def check(run: Path, config: Config, data: SliceData, console: Console) -> None:
     """Load every slice once; InputError for the first that cannot be used."""
     with console.status("looking at the slices"):
-        check_slices((*data.train, *data.test, *data.source))
+        check_slices((*data.train, *data.test, *data.source, *data.unlabelled))
 
 
 def score(run: Path, config: Config, model: nn.Module, data: SliceData, console: Console) -> None:

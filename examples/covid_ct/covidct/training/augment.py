@@ -1,6 +1,7 @@
 """nnU-Net's training augmentation for slices and volumes, from batchgeneratorsv2's transforms."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
@@ -23,7 +24,17 @@ from covidct.ct.labels import OUTSIDE
 DUMMY_2D = 3.0
 
 
-def augmentation(size: Sequence[int]) -> ComposeTransforms:
+Kind = Literal["nnunet", "flips", "none"]
+
+
+def augmentation(size: Sequence[int], kind: Kind = "nnunet") -> ComposeTransforms | None:
+    """nnU-Net's training augmentation, its mirroring alone ("flips"), or None; `size` as for `nnunet_augmentation`."""
+    if kind == "nnunet":
+        return nnunet_augmentation(size)
+    return ComposeTransforms([MirrorTransform(tuple(range(len(size))))]) if kind == "flips" else None
+
+
+def nnunet_augmentation(size: Sequence[int]) -> ComposeTransforms:
     """nnU-Net's training augmentation; the result is the centre of the input, of `size`, (H, W) or (D, H, W).
 
     Call it with `image=` (1, *extent) float32, normalised, and `segmentation=` (1, *extent) int16 with `OUTSIDE` where

@@ -3,9 +3,10 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import torch
 from lightning_fabric import Fabric
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 
 from covidct.errors import InputError
 from covidct.files import remove_leftovers
+from covidct.networks.inf_net_training import scaled, training_sizes
 from covidct.progress import TrainingProgress
+from covidct.run.building import build_relation_loss, clip_sets, trained_groups, two_encoders
 from covidct.run.checkpoint import (
     CHECKPOINT,
     METRICS,
@@ -26,12 +29,14 @@ from covidct.run.checkpoint import (
 from covidct.run.config import Config
 from covidct.run.precision import FABRIC_PRECISION
 from covidct.run.results import without_nan
-from covidct.run.systems import build_relation_loss, clip_sets, system, trained_groups
+from covidct.run.systems import system
 from covidct.training.batches import numbered_loader
+from covidct.training.objectives import Batch, objective
+from covidct.training.optimisation import clip, learning_rate, make_optimizer
 from covidct.training.relation_probe import RelationProbe, deepest_level, effective_rank
 from covidct.training.segmentation_loss import segmentation_loss
 from covidct.training.wing import RunData
-from relcons import DualEncoderOutput, DualEncoderUNet
+from relcons import DualEncoderOutput
 
 
 def make_fabric(config: Config) -> Fabric:
@@ -54,6 +59,15 @@ def memory_layout(axes: int, device: torch.device) -> torch.memory_format:
     return torch.channels_last if axes == 2 else torch.channels_last_3d
 
 
+def device_name(fabric: Fabric, config: Config) -> str:
+    """The device and how much of it, for the screen."""
+    device = fabric.device
+    cuda = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if cuda else f"{torch.get_num_threads()} threads"
+    processes = f", {fabric.world_size} processes" if fabric.world_size > 1 else ""
+    return f"{device.type}, {name}{processes}, precision {config.precision}"
+
+
 class Trainer:
     """One run's model, optimiser and losses; `train` goes from the last checkpoint, if there is one, to the end.
 
@@ -67,13 +81,10 @@ class Trainer:
         model.to(memory_format=self.layout)
         self.groups = trained_groups(model)
         self.clip_sets = clip_sets(model, self.groups)
-        optimizer = torch.optim.SGD(
-            [{"params": parameters, "name": name} for name, parameters in self.groups.items()],
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-            weight_decay=config.weight_decay,
-        )
+        self.objective = objective(config)
+        # What draws at random in a step, dropout, is to draw the same after a resumption.
+        self.draws = any(isinstance(module, nn.Dropout) for module in model.modules())
+        optimizer = make_optimizer(self.groups, config)
         self.module = model
         self.model, self.optimizer = fabric.setup(model, optimizer)
         loss = build_relation_loss(config)
@@ -86,15 +97,15 @@ class Trainer:
     def train(self, console: Console, board: Any = None) -> None:
         """Take the remaining steps; `board` is TensorBoard's SummaryWriter or None."""
         first = self.step
-        targets = self._batches("target")
-        sources = self._batches("source") if self.system.general else None
+        chosen = self.system
+        streams = {"target": True, "source": chosen.streams_source, "unlabelled": chosen.unlabelled}
+        batches = {name: self._batches(name) for name, taken in streams.items() if taken}
         probe = self._probe()
         self.model.train()
         started = time.monotonic() - self.seconds
         with TrainingProgress(console, self.config.steps, first) as progress, self._log() as log:
-            for batch in targets:
-                source = None if sources is None else next(sources)["image"]
-                values = self._train_step(batch["image"], batch["mask"], source)
+            for _ in range(first, self.config.steps):
+                values = self._train_step({name: next(stream) for name, stream in batches.items()})
                 self.step += 1
                 self.seconds = time.monotonic() - started
                 if self._is_due(self.config.log_every) or self.step == 1:
@@ -107,27 +118,29 @@ class Trainer:
                     self._save(log)
                 progress.advance()
 
-    def _train_step(self, images: Tensor, masks: Tensor, source: Tensor | None) -> dict[str, Any]:
-        """One optimiser step; what it returns becomes numbers only where it is logged."""
-        rate = self.config.learning_rate * (1 - self.step / self.config.steps) ** self.config.poly
+    def _train_step(self, batches: dict[str, Batch]) -> dict[str, Any]:
+        """One optimiser step on the batches of its streams; what it returns becomes numbers only where it is logged."""
+        rate = learning_rate(self.config, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        if self.draws:
+            torch.manual_seed(crc32(f"{self.config.seed} {self.fabric.global_rank} {self.step}".encode()))
         self.optimizer.zero_grad()
-        if self.relation is None:
-            logits, output, terms = self.model(images), None, None
-        else:
-            output = self.model(images, source=source, features=True)
-            logits, terms = output.logits, self.relation.terms(output)
-        segmentation = segmentation_loss(logits, masks)
-        loss = segmentation if terms is None else segmentation + terms.total
+        segmentation, supervised, output = self._forward(batches)
+        terms = None if self.relation is None or output is None else self.relation.terms(output)
+        loss = segmentation
+        for added in (supervised, None if terms is None else terms.total):
+            loss = loss if added is None else loss + added
         self.fabric.backward(loss)
-        norms = self._clip()
+        self.fabric.strategy.precision.unscale_gradients(self.optimizer.optimizer)
+        norms = clip(self.groups, self.clip_sets, self.config)
         self.optimizer.step()
         if self.relation is not None:
             self.relation.step()
         return {
             "loss": loss,
             "segmentation": segmentation,
+            "supervised": supervised,
             "lambda": None if terms is None else terms.weight,
             "general": None if terms is None else terms.general,
             "target": None if terms is None else terms.target,
@@ -136,22 +149,17 @@ class Trainer:
             "output": output,
         }
 
-    def _clip(self) -> dict[str, Tensor]:
-        """Clip the gradients and return the norms before it.
-
-        Sets that the same losses reach are clipped apart (`clip_sets`), so that relation gradients cannot rescale the
-        segmentation's.
-        """
-        self.fabric.strategy.precision.unscale_gradients(self.optimizer.optimizer)
-        norms = {
-            name: torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-            for name, parameters in self.groups.items()
-        }
-        for names in self.clip_sets:
-            joint = torch.stack([norms[name] for name in names]).norm()
-            parameters = [p for name in names for p in self.groups[name]]
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.clip, joint)
-        return norms
+    def _forward(self, batches: dict[str, Batch]) -> tuple[Tensor, Tensor | None, DualEncoderOutput | None]:
+        """The loss of the target's batch, that of the source's labels, and the maps that relations are of."""
+        target, source = batches["target"], batches.get("source")
+        if self.relation is not None:
+            images = {name: batches[name]["image"] for name in ("source", "unlabelled") if name in batches}
+            output = self.model(target["image"], **images, features=True)
+            return self.objective(output.logits, target), None, output
+        if source is not None:
+            outputs, of_source = self.model(target["image"], source=source["image"])
+            return self.objective(outputs, target), segmentation_loss(of_source, source["mask"]), None
+        return self.objective(self.model(target["image"]), target), None, None
 
     def _readable(self, values: dict[str, Any]) -> dict[str, float | None]:
         """A line of metrics.jsonl without step and time; InputError if the training has diverged."""
@@ -170,9 +178,10 @@ class Trainer:
         return line
 
     def _ranks(self, output: DualEncoderOutput | None) -> dict[str, float | None]:
-        if output is None or not isinstance(self.module, DualEncoderUNet):
+        model = two_encoders(self.module)
+        if output is None or model is None:
             return {"rank_general": None, "rank_target": None}
-        level = deepest_level(self.module)
+        level = deepest_level(model)
         return {
             "rank_general": effective_rank(output.general[level]),
             "rank_target": effective_rank(output.target[level]),
@@ -187,12 +196,24 @@ class Trainer:
         difference = torch.nn.utils.get_total_norm(steps)
         return float(difference / torch.nn.utils.get_total_norm(self.start))
 
-    def _batches(self, stream: str) -> Iterator[dict[str, Tensor]]:
-        loader = self._loader(stream, first_step=self.step, steps=self.config.steps, augment=True)
+    def _batches(self, stream: str) -> Iterator[Batch]:
+        """The stream's batches from this step on, each at every scale in turn."""
+        scales = self.config.scales
+        first, skipped = divmod(self.step, len(scales))
+        loader = self._loader(stream, first_step=first, steps=-(-self.config.steps // len(scales)), augment=True)
         batches: Any = self.fabric.setup_dataloaders(loader, use_distributed_sampler=False)
         for batch in batches:
-            # Not `contiguous`, which takes one channel to be in every layout and leaves its strides.
-            yield {name: tensor.to(memory_format=self.layout) for name, tensor in batch.items()}
+            for scale in scales[skipped:]:
+                sides = zip(self.config.size, self.config.divisors, strict=True)
+                size = [training_sizes(length, (scale,), divisor)[0] for length, divisor in sides]
+                yield {name: self._laid_out(tensor, size, scale) for name, tensor in batch.items()}
+            skipped = 0
+
+    def _laid_out(self, tensor: Tensor, size: Sequence[int], scale: float) -> Tensor:
+        if scale != 1:
+            tensor = scaled(tensor, size)
+        # Not `contiguous`, which takes one channel to be in every layout and leaves its strides.
+        return tensor.to(memory_format=self.layout)
 
     def _loader(self, stream: str, *, first_step: int, steps: int, augment: bool) -> Any:
         rank, world_size = self.fabric.global_rank, self.fabric.world_size
@@ -203,10 +224,11 @@ class Trainer:
         )
 
     def _probe(self) -> RelationProbe | None:
-        if not (isinstance(self.module, DualEncoderUNet) and self.fabric.is_global_zero):
+        model = two_encoders(self.module)
+        if model is None or not self.fabric.is_global_zero:
             return None
         source = self._first_images("probe-source") if self.data.source else None
-        probe = RelationProbe(self.run / "relations", self.module, self._first_images("probe"), source)
+        probe = RelationProbe(self.run / "relations", model, self._first_images("probe"), source)
         if self.step == 0:
             probe.write(0)
         return probe
@@ -217,14 +239,6 @@ class Trainer:
 
     def _is_due(self, every: int) -> bool:
         return self.fabric.is_global_zero and (self.step % every == 0 or self.step == self.config.steps)
-
-    def device_name(self) -> str:
-        """The device and how much of it, for the screen."""
-        device = self.fabric.device
-        cuda = device.type == "cuda"
-        name = torch.cuda.get_device_name(device) if cuda else f"{torch.get_num_threads()} threads"
-        processes = f", {self.fabric.world_size} processes" if self.fabric.world_size > 1 else ""
-        return f"{device.type}, {name}{processes}, precision {self.config.precision}"
 
     def _log(self) -> Any:
         return (self.run / METRICS if self.fabric.is_global_zero else Path(os.devnull)).open("a", encoding="utf-8")

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from covidct.files import replacing
-from relcons import DualEncoderUNet
-from relcons.functional import relation_matrix
+from relcons import DualEncoderUNet, functional
 
 
 class RelationProbe:
@@ -31,7 +30,7 @@ class RelationProbe:
         maps = {"general_target": output.general[level], "target": output.target[level]}
         if output.source is not None:
             maps["general_source"] = output.source[level]
-        matrices = {name: relation_matrix(features).cpu().numpy() for name, features in maps.items()}
+        matrices = {name: functional.relation_matrix(features).cpu().numpy() for name, features in maps.items()}
         self.folder.mkdir(exist_ok=True)
         with replacing(self.folder / f"step_{step:06d}.npz") as temporary:
             np.savez(temporary, allow_pickle=False, **matrices)
@@ -44,15 +43,6 @@ def deepest_level(model: DualEncoderUNet) -> int:
 
 @torch.no_grad()
 def effective_rank(features: Tensor) -> float | None:
-    r"""Effective rank of the relation matrix of `features` (B, C, H, W): between 1 (collapsed) and C.
-
-    exp of the entropy of the singular values divided by their sum. None if it is not finite or the matrix is 0.
-
-    Source: Roy & Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007.
-    """
-    matrix = relation_matrix(features)
-    if not matrix.isfinite().all() or not matrix.any():
-        return None
-    values = torch.linalg.svdvals(matrix)
-    shares = values / values.sum()
-    return float(torch.special.entr(shares).sum().exp())
+    """Effective rank of the relation matrix of `features` (B, C, H, W), None if the matrix is 0 or not finite."""
+    rank = float(functional.effective_rank(functional.relation_matrix(features)))
+    return rank if rank > 0 else None

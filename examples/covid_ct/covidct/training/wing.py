@@ -9,6 +9,7 @@ from torch import nn
 
 from covidct.progress import Stages
 from covidct.run.config import Config
+from covidct.run.figures import Compared
 from covidct.run.requests import Evaluation, Prediction
 from covidct.training.batches import NumberedSamples
 
@@ -33,7 +34,7 @@ class RunData(Protocol):
         """What the division is called."""
 
     def samples(self, stream: str, config: Config, *, augment: bool, world_size: int = 1) -> NumberedSamples:
-        """Samples of `stream`: target or source for training, probe or probe-source for the relation matrices."""
+        """Samples of `stream`: target, source or unlabelled for training, probe or probe-source for the matrices."""
 
     def facts(self) -> Mapping[str, str]:
         """Further lines for the screen by their labels: what else is known of the data."""
@@ -56,8 +57,8 @@ class Wing(Protocol[D]):
     """That one of them that is generated."""
     PREPARED: tuple[str, ...]
     """Those that are trained on from stores that prepare.py made; without --data, the phantom stands in for them."""
-    PRETRAINS: bool
-    """Whether there are methods of pre-training on the source."""
+    AXES: int
+    """Spatial axes of the images."""
     PRESETS: dict[str, dict[str, Any]]
     """Fields of the config by preset."""
 
@@ -87,6 +88,9 @@ class Wing(Protocol[D]):
 
     def evaluate(self, runs: Mapping[Path, Config], asked: Evaluation, console: Console) -> int:
         """Score trained runs and print a table; returns how many images could not be scored."""
+
+    def compare(self, runs: Mapping[str, Path]) -> list[Compared]:
+        """A few test images that all runs have scored, with their predictions by row; of the first run's choosing."""
 
     def predict(self, asked: Prediction) -> tuple[int, int, str]:
         """Write masks; returns how many inputs failed, how many there are, and what is written for each."""

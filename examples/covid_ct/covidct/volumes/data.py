@@ -80,9 +80,9 @@ def read_volume_data(config: Config) -> VolumeData:
     low, high, mean, std = intensity_of(scans)
     depth, height, width = config.size
     return VolumeData(
-        training=sources if chosen.on_source else (scans,),
-        test=() if chosen.on_source else volume_test_cases(config),
-        sources=sources if chosen.general else (),
+        training=(scans,) if chosen.tested else sources,
+        test=volume_test_cases(config) if chosen.tested else (),
+        sources=sources if chosen.streams_source else (),
         split=f"published fold {config.fold} of {FOLDS}",
         plan=Plan(store.settings.spacing, (depth, height, width), low=low, high=high, mean=mean, std=std),
         taken=taken,
