@@ -92,6 +92,10 @@ def test_the_whole_of_table_four_is_nine_trainings_a_fold():
     assert len(names("IV", VOLUMES)) == 5 * (3 + 6)
 
 
+def test_tables_three_and_four_share_runs():
+    assert len({*names("III", VOLUMES), *names("IV", VOLUMES)}) == 60
+
+
 def test_folds_of_slices_start_from_one_pre_training():
     found = plan("IV", SLICES, Settings("demo", methods=("multi-encoder",))).trainings
     assert [(one.run, one.start) for one in found] == [
