@@ -34,6 +34,7 @@ COVIDCT = [
     "slices volumes",
     "results",
     "arguments",
+    "sweep",
 ]
 
 

@@ -14,7 +14,14 @@ from covidct.phantoms import chests, slice_set
 from covidct.phantoms.anatomy import Patient, lung_depth
 from covidct.phantoms.chests import KINDS, Chest, source_case, target_slice
 from covidct.phantoms.sections import normal_section
-from covidct.phantoms.slice_set import TESTING, TRAINING, phantom_root, write_phantoms
+from covidct.phantoms.slice_set import (
+    TESTING,
+    TRAINING,
+    phantom_root,
+    phantom_sources,
+    write_phantom_sources,
+    write_phantoms,
+)
 from covidct.phantoms.texture import Field, Grid, Scanner
 from PIL import Image
 
@@ -371,3 +378,32 @@ def test_an_unusable_cache_is_named(quick, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"phantom-2d-v2-seed0: .* \(Not a directory\); .*XDG_CACHE_HOME"):
         phantom_root(tmp_path / "file")
+
+
+# Sources of one kind each
+
+
+def test_source_sets_hold_one_kind_each_and_begin_with_the_cases_of_the_mixed_set(small, tmp_path):
+    shown = []
+    root = write_phantom_sources(tmp_path, cases=2, progress=lambda *progress: shown.append(progress))
+    found = {
+        folder.name: sorted(case.name for case in folder.iterdir()) for folder in root.iterdir() if folder.is_dir()
+    }
+    assert found == {
+        "phantom-nodules": ["nodule_000", "nodule_003"],
+        "phantom-masses": ["mass_001", "mass_004"],
+        "phantom-effusions": ["effusion_002", "effusion_005"],
+    }
+    assert shown == [(done, 6) for done in range(1, 7)]
+    for kind, case in (("nodules", "nodule_000"), ("masses", "mass_001"), ("effusions", "effusion_002")):
+        assert contents(root / f"phantom-{kind}" / case) == contents(small / "source" / case)
+
+
+def test_source_sets_are_kept(monkeypatch, tmp_path):
+    monkeypatch.setattr(slice_set, "write_phantom_sources", partial(write_phantom_sources, cases=1))
+    folders = phantom_sources(tmp_path)
+    assert [folder.name for folder in folders] == ["phantom-nodules", "phantom-masses", "phantom-effusions"]
+    before = contents(tmp_path)
+    monkeypatch.setattr(slice_set, "write_phantom_sources", None)
+    assert phantom_sources(tmp_path) == folders
+    assert contents(tmp_path) == before

@@ -23,6 +23,11 @@ from covidct.phantoms.sets import MANIFEST, Progress, generated
 from covidct.sets.splits import published
 
 VERSION = "phantom-2d-v2"
+SOURCES_VERSION = "phantom-2d-sources-v1"
+# In the order of KINDS.
+KIND_SETS = ("phantom-nodules", "phantom-masses", "phantom-effusions")
+# The paper's Table VI takes so many of each set.
+OF_EACH_KIND = 60
 TRAINING = Path("target/Dataset/TrainingSet/LungInfection-Train/Doctor-label")
 UNLABELLED = Path("target/Dataset/TrainingSet/LungInfection-Train/Pseudo-label")
 # Places in the list of pictures: labelled ones from 0 on.
@@ -99,6 +104,43 @@ def phantom_slices() -> tuple[Path, Path]:
     """Folders of the target slices and of the source volumes, wherever the cache is now."""
     root = phantom_root()
     return root / "target", root / "source"
+
+
+def write_phantom_sources(
+    root: Path, *, seed: int = 0, cases: int = OF_EACH_KIND, progress: Progress | None = None
+) -> Path:
+    """Write phantom source sets of one kind of lesion each below `root` and return `root`; same arguments, same bytes.
+
+    `root/phantom-nodules`, `-masses` and `-effusions` hold cases as `root/source` of `write_phantoms` does, whose cases
+    are the first of these; `root/phantom.json`, written last, says how they were made.
+
+    root: a folder, made if absent.
+    seed: every case depends on it and on its own place in the list alone.
+    cases: of each kind.
+    progress: called as progress(done, total) after every case.
+
+    Raises OSError if a file cannot be written.
+    """
+    root = Path(root)
+    for index in range(len(KINDS) * cases):
+        place = index % len(KINDS)
+        _write_source(root / KIND_SETS[place] / f"{KINDS[place]}_{index:03d}", seed, index)
+        if progress is not None:
+            progress(index + 1, len(KINDS) * cases)
+    made = {"version": SOURCES_VERSION, "seed": seed, "cases": cases}
+    (root / MANIFEST).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    return root
+
+
+def phantom_sources(cache: Path | None = None, seed: int = 0, *, progress: Progress | None = None) -> tuple[Path, ...]:
+    """Folders of phantom source sets of one kind of lesion each, generated on the first call.
+
+    They stand in for several source sets, as `phantom_root` does for one. Arguments and errors are its own; the folders
+    are in `CACHE/relcons/phantom-2d-sources-v1-seedN`.
+    """
+    root = cache_folder(cache) / f"{SOURCES_VERSION}-seed{seed}"
+    generated(root, lambda folder: write_phantom_sources(folder, seed=seed, progress=progress))
+    return tuple(root / name for name in KIND_SETS)
 
 
 def _first(names: Sequence[int], count: int, argument: str) -> list[str]:

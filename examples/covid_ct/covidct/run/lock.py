@@ -27,8 +27,10 @@ class Owner:
 
 
 @contextmanager
-def locked(run: Path) -> Iterator[None]:
+def locked(run: Path, *, busy: str = "is trained in") -> Iterator[None]:
     """Hold the folder `run` while the block runs; InputError, naming the other process, if one holds it.
+
+    busy: what that does, in the message.
 
     The system gives the lock back when its process ends, however it ends.
     """
@@ -39,7 +41,7 @@ def locked(run: Path) -> Iterator[None]:
     except Timeout:
         owner = _owner(run)
         who = "another process" if owner is None else f"process {owner.process} on {owner.host}"
-        raise InputError(f"{run} is trained in by {who}; wait for it or stop it, or give another --output") from None
+        raise InputError(f"{run} {busy} by {who}; wait for it or stop it, or give another --output") from None
     except NotImplementedError:  # some network file systems have no locks
         yield
         return
@@ -49,6 +51,21 @@ def locked(run: Path) -> Iterator[None]:
     finally:
         (run / OWNER).unlink(missing_ok=True)
         lock.release()
+
+
+def holder(run: Path) -> Owner | None:
+    """The process on this machine that holds the folder `run` now, None if there is none."""
+    owner = _owner(run)
+    if owner is None or owner.host != socket.gethostname() or not is_running(owner.process):
+        return None
+    lock = FileLock(run / LOCK)
+    try:
+        # Another process may have its number by now.
+        lock.acquire(timeout=0)
+    except (Timeout, NotImplementedError):
+        return owner
+    lock.release()
+    return None
 
 
 def _owner(run: Path) -> Owner | None:

@@ -114,7 +114,7 @@ def source_sets(run: Path, config: Config) -> frozenset[str]:
 
 
 def _sets(run: Path, config: Config) -> frozenset[str]:
-    return _recorded(run) or frozenset(_set_of(Path(folder)) for folder in config.source)
+    return _recorded(run) or frozenset(set_of(Path(folder)) for folder in config.source)
 
 
 def _row_of(table: PaperTable, run: Path, config: Config) -> PaperRow | None:
@@ -149,7 +149,8 @@ def _recorded(run: Path) -> frozenset[str]:
     return frozenset(one.dataset for one in noted)
 
 
-def _set_of(folder: Path) -> str:
+def set_of(folder: Path) -> str:
+    """The set that a folder's name, or its parent's, tells; else that name."""
     for name in (folder.name, folder.parent.name):
         for known, pattern in FOLDER_NAMES.items():
             if re.search(rf"(?<![a-z])({pattern})", name.lower().replace("_", "-")):

@@ -1,0 +1,1 @@
+"""Many runs of train.py, on this machine or on a cluster."""
