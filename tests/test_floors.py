@@ -30,7 +30,7 @@ COVIDCT = [
     "run",
     "training",
     "slices volumes",
-    "results",
+    "results own_data",
     "arguments",
 ]
 

@@ -1,0 +1,52 @@
+"""What train.py takes of a folder of the user's own where the command line leaves it open."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from covidct.errors import InputError
+from covidct.run.recommended import recommended
+from covidct.sets.names import OWN, OWN_VOLUMES
+from covidct.sets.own_folder import read_own_pictures
+from covidct.sets.own_places import OwnPlaces, kind_of
+
+# What --dataset may say of them; without it, the folder tells.
+ASKED_OWN = (None, OWN, OWN_VOLUMES)
+
+
+def own_dataset(asked: str | None, places: OwnPlaces) -> str:
+    """The name of the data set in `places`; InputError if --dataset asks for the other kind."""
+    found = kind_of(places)
+    if asked not in (None, found):
+        raise InputError(f"--dataset {asked} and {places.train.images} holds what {found} is of; leave --dataset out")
+    return found
+
+
+def own_choices(asked: Mapping[str, Any], places: OwnPlaces, dataset: str, notes: list[str]) -> dict[str, Any]:
+    """The arguments method, source and unlabelled of train.py, by those that were `asked` for and what is in `places`.
+
+    `notes` gets the line that says what was taken and why. The reader's InputErrors come from here, before any other
+    of the method.
+    """
+    source, unlabelled = tuple(asked["source"]), asked["unlabelled"]
+    if not source and places.source is not None:
+        source = (places.source,)
+    beside = unlabelled or places.unlabelled
+    labelled = _labelled(asked, places)
+    method = asked["method"]
+    if method is None:
+        method, why = recommended(labelled, unlabelled=beside is not None, source=bool(source), slices=dataset == OWN)
+        notes.append(f"{why} (--method chooses another)")
+        if method == "ours" and not source:
+            source, unlabelled = (beside,), None
+    return {"method": method, "source": source, "unlabelled": unlabelled}
+
+
+def patients_rule(given: str) -> str:
+    """--patients as a config keeps it: the path of a CSV wherever train.py is called from."""
+    return str(Path(given).absolute()) if given.lower().endswith(".csv") else given
+
+
+def _labelled(asked: Mapping[str, Any], places: OwnPlaces) -> int:
+    rule = asked["patients"] or ""
+    return len(read_own_pictures(places, labels=asked["labels"], patients=rule, unlabelled=asked["unlabelled"]).train)
