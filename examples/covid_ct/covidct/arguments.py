@@ -198,10 +198,9 @@ def _fresh(arguments: Arguments) -> tuple[Config, tuple[str, ...]]:
         notes.append(f"method {method} takes no source images: --source is not used")
     given = arguments.data is not None or places is not None
     if chosen.needs_source and given and not arguments.source:
-        what = "stores that prepare.py made" if wing.PREPARED else "folders of CT volumes with masks"
         raise InputError(
-            f"method {method} needs source images (X^n): give --source with one or more {what} of other lesions, or "
-            "take --method unet, baseline or target"
+            f"method {method} needs source images (X^n): give --source with one or more {_sources(dataset)} of other "
+            "lesions, or take --method unet, baseline or target"
         )
     _check_start(arguments, method)
     values = dict(wing.PRESETS[preset])
@@ -228,6 +227,13 @@ def _fresh(arguments: Arguments) -> tuple[Config, tuple[str, ...]]:
     )
     config = replace(config, **asked_choices(vars(arguments), config))
     return _with_fold(wing.fit(config), notes), tuple(notes)
+
+
+def _sources(dataset: str) -> str:
+    """What --source may name for a data set."""
+    if dataset in (OWN, OWN_VOLUMES):
+        return f"folders of {wing_of(dataset).IMAGES} (or put them into a folder source beside the images)"
+    return "stores that prepare.py made" if wing_of(dataset).PREPARED else "folders of CT volumes with masks"
 
 
 def _check_own(arguments: Arguments, dataset: str) -> None:
