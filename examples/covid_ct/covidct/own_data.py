@@ -6,9 +6,11 @@ from typing import Any
 
 from covidct.errors import InputError
 from covidct.run.recommended import recommended
+from covidct.run.systems import system
 from covidct.sets.names import OWN, OWN_VOLUMES
 from covidct.sets.own_folder import read_own_pictures
 from covidct.sets.own_places import OwnPlaces, kind_of
+from covidct.sets.own_volumes import read_own_volumes
 
 # What --dataset may say of them; without it, the folder tells.
 ASKED_OWN = (None, OWN, OWN_VOLUMES)
@@ -32,13 +34,16 @@ def own_choices(asked: Mapping[str, Any], places: OwnPlaces, dataset: str, notes
     if not source and places.source is not None:
         source = (places.source,)
     beside = unlabelled or places.unlabelled
-    labelled = _labelled(asked, places)
+    labelled = _labelled(asked, places, dataset)
     method = asked["method"]
     if method is None:
         method, why = recommended(labelled, unlabelled=beside is not None, source=bool(source), slices=dataset == OWN)
         notes.append(f"{why} (--method chooses another)")
         if method == "ours" and not source:
             source, unlabelled = (beside,), None
+    unused = places.unlabelled is not None and not unlabelled and places.unlabelled not in source
+    if unused and not system(method).needs_unlabelled:
+        notes.append(f"method {method} takes no unlabelled images: {places.unlabelled} is not used")
     return {"method": method, "source": source, "unlabelled": unlabelled}
 
 
@@ -47,6 +52,8 @@ def patients_rule(given: str) -> str:
     return str(Path(given).absolute()) if given.lower().endswith(".csv") else given
 
 
-def _labelled(asked: Mapping[str, Any], places: OwnPlaces) -> int:
+def _labelled(asked: Mapping[str, Any], places: OwnPlaces, dataset: str) -> int:
     rule = asked["patients"] or ""
+    if dataset == OWN_VOLUMES:
+        return len(read_own_volumes(places, labels=asked["labels"], patients=rule).train)
     return len(read_own_pictures(places, labels=asked["labels"], patients=rule, unlabelled=asked["unlabelled"]).train)
