@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import evaluate
+import nibabel
 import numpy as np
 import predict
 import pytest
 import torch
 import train
+from covidct.ct.picture import load_slice, read_pixels, read_size
 from covidct.errors import exit_on_input_error
 from covidct.run.config import read_config
 from covidct.run.recommended import recommended
+from covidct.sets.covid_semiseg import read_covid_semiseg
+from covidct.sets.own_folder import read_own_pictures
+from covidct.sets.own_places import own_places
 from covidct.slices.data import slices_to_test
 from covidct.slices.own import fitted_size
 from PIL import Image
@@ -94,7 +99,7 @@ def test_one_command_then_scores_and_masks(call: Call, data: Path) -> None:
     assert (config.size, config.labels, config.dataset) == ((32, 64), (1,), "own")
     assert "0.5" in call(evaluate, str(run))
     assert "6 of 6 masks written" in call(predict, str(run), "data/images", "--output", "masks")
-    mask = np.asarray(Image.open("masks/p1_a.png"))
+    mask = read_pixels(Path("masks/p1_a.png"))
     assert mask.shape == (40, 70)
     assert set(np.unique(mask)) <= {0, 255}
 
@@ -193,6 +198,81 @@ def test_a_damaged_picture_is_named_before_training(call: Call, data: Path) -> N
 def test_what_is_for_ones_own_images_alone(call: Call) -> None:
     message = call(train, "--labels", "1", code=2)
     assert "--labels is for images of your own, and the data set is phantom; leave it out" in message
+
+
+@pytest.fixture
+def volumes(tmp_path: Path, chest: Callable[..., Any], save_volume: Any) -> Path:
+    """Four chests of 4 x 40 x 48 voxels with their masks, and two without masks as the source."""
+    hu, lesion = chest()
+    for name in "abcd":
+        save_volume(tmp_path / f"scans/images/{name}.nii.gz", hu)
+        save_volume(tmp_path / f"scans/masks/{name}.nii.gz", lesion)
+    for name in "xy":
+        save_volume(tmp_path / f"scans/source/{name}.nii.gz", hu)
+    return tmp_path / "scans"
+
+
+@pytest.mark.slow
+def test_volumes_from_one_command_to_masks(call: Call, volumes: Path, save_volume: Any) -> None:
+    shown = call(train, "--data", "scans", *QUICK)
+    assert "4 labelled volumes and source images: method ours" in shown
+    assert (
+        "to train on: 3 volumes of 4 x 40 x 48 voxels (z y x), HU, brought to 3 x 2 x 2 mm; mask values 0 1, 3" in shown
+    )
+    assert "3 volumes to train on, 1 to test on, 2 source" in shown
+    run = Path("runs/scans-ours-fold0-seed0")
+    (scored,) = json.loads((run / "metrics.json").read_text())["volumes"]
+    # 5 x 6 x 2 voxels of 2 x 2 x 3 mm.
+    assert scored["truth_ml"] == pytest.approx(0.72)
+    assert "scans-ours" in call(evaluate, str(run))
+    assert "4 of 4 volumes written" in call(predict, str(run), "scans/images", "--output", "masks")
+    assert nibabel.load("masks/a.nii.gz").shape == nibabel.load("scans/images/a.nii.gz").shape
+    # A mask that is drawn again is prepared again, and the rest is kept.
+    values = np.zeros((48, 40, 4), dtype=np.uint8)
+    values[31:33, 22:24, 1] = 3
+    for name in "abcd":
+        save_volume(volumes / f"masks/{name}.nii.gz", values)
+    assert "mask values 0 3, 3 with lesion" in call(train, "--data", "scans", "--method", "unet", *QUICK)
+    message = call(train, "--data", "scans", "--method", "unet", "--labels", "2", *QUICK, code=2)
+    assert "no mask of the 3 volumes to train on has lesion (2): their values are 0 3; say which" in message
+
+
+@pytest.mark.slow
+def test_a_damaged_volume_is_named_before_training(call: Call, volumes: Path) -> None:
+    damaged = volumes / "masks/c.nii.gz"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    assert str(damaged) in call(train, "--data", str(volumes), "--method", "unet", *QUICK, code=2)
+    assert not Path("runs").exists()
+
+
+def test_real_slices_are_read_as_those_of_their_set(real_data: Path, tmp_path: Path) -> None:
+    published = read_covid_semiseg(real_data / "covid_semiseg").train
+    for item in published:
+        for folder, path in (("images", item.path), ("masks", item.mask_path)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / path.name).symlink_to(path)
+    places = own_places(tmp_path)
+    assert places is not None
+    own = read_own_pictures(places).train
+    assert [item.name for item in own] == [item.name for item in published]
+    for mine, theirs in zip(own[::7], published[::7], strict=True):
+        for one, other in zip(load_slice(mine), load_slice(theirs), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.slow
+def test_real_slices_in_the_users_layout(call: Call, real_data: Path, tmp_path: Path) -> None:
+    for item in read_covid_semiseg(real_data / "covid_semiseg").train[:12]:
+        for folder, path in (("images", item.path), ("masks", item.mask_path)):
+            (tmp_path / "slices" / folder).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "slices" / folder / path.name).write_bytes(path.read_bytes())
+    shown = call(train, "--data", "slices", "--source", str(real_data / "lidc"), "--preset", "cpu", "--steps", "2")
+    assert "12 labelled pictures and source images: method ours" in shown
+    run = Path("runs/slices-ours-fold0-seed0")
+    assert json.loads((run / "metrics.json").read_text())["count"] == 3
+    assert "12 of 12 masks written" in call(predict, str(run), "slices/images", "--output", "masks")
+    for path in Path("slices/images").iterdir():
+        assert read_size(Path("masks") / f"{path.stem}.png") == read_size(path)
 
 
 @pytest.mark.parametrize(

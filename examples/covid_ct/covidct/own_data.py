@@ -41,6 +41,9 @@ def own_choices(asked: Mapping[str, Any], places: OwnPlaces, dataset: str, notes
         notes.append(f"{why} (--method chooses another)")
         if method == "ours" and not source:
             source, unlabelled = (beside,), None
+    if source == (places.source,) and not asked["source"] and not system(method).needs_source:
+        notes.append(f"method {method} takes no source images: {places.source} is not used")
+        source = ()
     unused = places.unlabelled is not None and not unlabelled and places.unlabelled not in source
     if unused and not system(method).needs_unlabelled:
         notes.append(f"method {method} takes no unlabelled images: {places.unlabelled} is not used")

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from filelock import FileLock
 
@@ -57,8 +58,14 @@ def prepared(
 def _prepare(
     root: Path, dataset: str, cases: Sequence[VolumeCase], spacing: Spacing | None, show: Progress | None
 ) -> None:
+    states = {case.name: _state(root / case.name, case) for case in cases}
+    if (root / SETTINGS).exists() and set(states.values()) == {"same"}:
+        return
+    for name, state in states.items():
+        if state == "other":
+            # Of files that others have replaced since: in the cache, nobody else keeps anything.
+            shutil.rmtree(root / name)
     faults = of_one_name(cases)
-    _remove_other(root, cases)
     facts, unreadable = survey(cases, root, fitting_workers(len(cases), LOOKING_BYTES))
     for message in (faults | unreadable).values():
         raise InputError(message)
@@ -77,15 +84,10 @@ def _prepare(
             show(done, len(cases))
 
 
-def _remove_other(root: Path, cases: Sequence[VolumeCase]) -> None:
-    """Remove what was made of files that others have replaced since: here, nobody else keeps anything."""
-    for case in cases:
-        if (root / case.name / FACTS).is_file() and _is_other(root / case.name, case):
-            shutil.rmtree(root / case.name)
-
-
-def _is_other(folder: Path, case: VolumeCase) -> bool:
+def _state(folder: Path, case: VolumeCase) -> Literal["absent", "same", "changed", "other"]:
+    if not (folder / FACTS).is_file():
+        return "absent"
     try:
-        return compare_inputs(read_case(folder), case) == "other"
+        return compare_inputs(read_case(folder), case)
     except InputError:  # damaged, or the case's own fault, which is told where it is read
-        return True
+        return "other"
