@@ -177,6 +177,7 @@ def test_a_run_goes_on_with_its_settings(call: Call, data: Path) -> None:
             "method ours needs source images (X^n): give --source with one or more folders of slices (or put",
         ),
         ("", ("--dataset", "own-volumes"), "--dataset own-volumes and data/images holds what own is of"),
+        ("", ("--store", "x"), "--store is for --dataset covid-ct-20; leave it out: volumes"),
         ("masks", ("--method", "ours"), "data/images needs the folder of its masks: data has no folder masks"),
         ("images/p1_a.png", ("--method", "ours"), "needs source images"),
     ],
@@ -195,7 +196,16 @@ def test_a_damaged_picture_is_named_before_training(call: Call, data: Path) -> N
     assert not Path("runs").exists()
 
 
-def test_what_is_for_ones_own_images_alone(call: Call) -> None:
+def test_the_data_may_move(call: Call, data: Path) -> None:
+    call(train, "--data", "data", *QUICK)
+    data.rename("moved")
+    assert "--data with a folder" in call(evaluate, "runs/data-unet-fold0-seed0", code=2)
+    assert "data-unet" in call(evaluate, "runs/data-unet-fold0-seed0", "--data", "moved")
+
+
+def test_what_is_for_ones_own_images_alone(call: Call, tmp_path: Path) -> None:
+    message = call(train, "--dataset", "own", "--data", str(tmp_path), code=2)
+    assert "--dataset own needs --data with a folder that has images/ and masks/" in message
     message = call(train, "--labels", "1", code=2)
     assert "--labels is for images of your own, and the data set is phantom; leave it out" in message
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from covidct.errors import InputError
-from covidct.own_data import ASKED_OWN, own_choices, own_dataset, patients_rule
+from covidct.own_data import check_unasked, own_choices, own_dataset, patients_rule, places_given
 from covidct.parallel import is_first_process
 from covidct.results import wing_of
 from covidct.run.ablations import asked_choices
@@ -18,8 +18,7 @@ from covidct.run.precision import resolve_precision
 from covidct.run.recipes import with_recipe
 from covidct.run.systems import STARTS, SYSTEMS, system
 from covidct.sets.covid_semiseg import read_covid_semiseg
-from covidct.sets.names import COVID_CT_20, COVID_SEMISEG, OWN, OWN_VOLUMES, PHANTOM
-from covidct.sets.own_places import own_places
+from covidct.sets.names import COVID_CT_20, COVID_SEMISEG, PHANTOM
 
 RUNS = Path("runs")
 
@@ -178,12 +177,13 @@ def _asked(arguments: Arguments, saved: Config) -> dict[str, Any]:
 
 def _fresh(arguments: Arguments) -> tuple[Config, tuple[str, ...]]:
     notes: list[str] = []
-    places = own_places(arguments.data, arguments.images, arguments.masks) if arguments.dataset in ASKED_OWN else None
+    places = places_given(vars(arguments))
     dataset = _dataset(arguments) if places is None else own_dataset(arguments.dataset, places)
-    _check_own(arguments, dataset)
     if places is not None:
         arguments = replace(arguments, **own_choices(vars(arguments), places, dataset, notes))
-    elif dataset == COVID_SEMISEG:
+    else:
+        check_unasked(vars(arguments), dataset)
+    if dataset == COVID_SEMISEG:
         # What is wrong with the layout is told before what is wrong with the method.
         read_covid_semiseg((arguments.data or Path()).absolute())
     method = "ours" if arguments.method is None else arguments.method
@@ -198,8 +198,11 @@ def _fresh(arguments: Arguments) -> tuple[Config, tuple[str, ...]]:
         notes.append(f"method {method} takes no source images: --source is not used")
     given = arguments.data is not None or places is not None
     if chosen.needs_source and given and not arguments.source:
+        what = "stores that prepare.py made" if wing.PREPARED else "folders of CT volumes with masks"
+        if places is not None:
+            what = f"folders of {wing.IMAGES} (or put them into a folder source/ in --data)"
         raise InputError(
-            f"method {method} needs source images (X^n): give --source with one or more {_sources(dataset)} of other "
+            f"method {method} needs source images (X^n): give --source with one or more {what} of other "
             "lesions, or take --method unet, baseline or target"
         )
     _check_start(arguments, method)
@@ -227,22 +230,6 @@ def _fresh(arguments: Arguments) -> tuple[Config, tuple[str, ...]]:
     )
     config = replace(config, **asked_choices(vars(arguments), config))
     return _with_fold(wing.fit(config), notes), tuple(notes)
-
-
-def _sources(dataset: str) -> str:
-    """What --source may name for a data set."""
-    if dataset in (OWN, OWN_VOLUMES):
-        return f"folders of {wing_of(dataset).IMAGES} (or put them into a folder source beside the images)"
-    return "stores that prepare.py made" if wing_of(dataset).PREPARED else "folders of CT volumes with masks"
-
-
-def _check_own(arguments: Arguments, dataset: str) -> None:
-    """InputError for what is for images of the user's own where the data set is another."""
-    if dataset in (OWN, OWN_VOLUMES):
-        return
-    for name in ("images", "masks", "labels", "patients"):
-        if getattr(arguments, name):
-            raise InputError(f"--{name} is for images of your own, and the data set is {dataset}; leave it out")
 
 
 def _check_start(arguments: Arguments, method: str) -> None:

@@ -9,11 +9,38 @@ from covidct.run.recommended import recommended
 from covidct.run.systems import system
 from covidct.sets.names import OWN, OWN_VOLUMES
 from covidct.sets.own_folder import read_own_pictures
-from covidct.sets.own_places import OwnPlaces, kind_of
+from covidct.sets.own_places import OwnPlaces, kind_of, own_places
 from covidct.sets.own_volumes import read_own_volumes
 
-# What --dataset may say of them; without it, the folder tells.
-ASKED_OWN = (None, OWN, OWN_VOLUMES)
+# Arguments that are for them alone.
+FOR_OWN = ("images", "masks", "labels", "patients")
+
+
+def places_given(asked: Mapping[str, Any]) -> OwnPlaces | None:
+    """Where the user's own images lie by what train.py was `asked`; None where the data set is another.
+
+    Raises InputError for half a layout, and for none where --dataset asks for one.
+    """
+    if asked["dataset"] not in (None, OWN, OWN_VOLUMES):
+        return None
+    places = own_places(asked["data"], asked["images"], asked["masks"])
+    if places is not None and asked["store"] is not None:
+        raise InputError(
+            "--store is for --dataset covid-ct-20; leave it out: volumes of your own are prepared by train.py"
+        )
+    if places is None and asked["dataset"] is not None:
+        raise InputError(
+            f"--dataset {asked['dataset']} needs --data with a folder that has images/ and masks/, or imagesTr/ and "
+            f"labelsTr/, got {asked['data'] or 'none'}"
+        )
+    return places
+
+
+def check_unasked(asked: Mapping[str, Any], dataset: str) -> None:
+    """InputError for an argument that is for images of the user's own, where the data set is another."""
+    for name in FOR_OWN:
+        if asked[name]:
+            raise InputError(f"--{name} is for images of your own, and the data set is {dataset}; leave it out")
 
 
 def own_dataset(asked: str | None, places: OwnPlaces) -> str:
