@@ -73,22 +73,22 @@ def read_volume_data(config: Config) -> VolumeData:
     chosen = system(config.method)
     folder, others = own.own_stores(config) if config.dataset == OWN_VOLUMES else _stores(config)
     store = open_store(folder)
-    train, tests, name = _split(config)
-    scans, test = store.named(train), {case.name for case in tests}
+    train, test, name = _split(config)
+    scans = store.named(train)
     if config.dataset == OWN_VOLUMES:
         own.check_lesions(config, scans)
     phantoms = config.dataset == PHANTOM_VOLUMES and not config.source
     taken: tuple[Source, ...] = ()
     if chosen.needs_source:
         any_labels = config.dataset == OWN_VOLUMES
-        taken = read_sources(others, store, test, phantoms=phantoms, unlabelled=any_labels)
+        taken = read_sources(others, store, set(test), phantoms=phantoms, unlabelled=any_labels)
         taken = own.of_one_kind(config, taken) if any_labels else taken
     sources = tuple(source.cases for source in taken)
     low, high, mean, std = intensity_of(scans)
     depth, height, width = config.size
     return VolumeData(
         training=(scans,) if chosen.tested else sources,
-        test=tests if chosen.tested else (),
+        test=volume_test_cases(config) if chosen.tested else (),
         sources=sources if chosen.streams_source else (),
         split=name,
         plan=Plan(store.settings.spacing, (depth, height, width), low=low, high=high, mean=mean, std=std),
@@ -96,12 +96,12 @@ def read_volume_data(config: Config) -> VolumeData:
     )
 
 
-def _split(config: Config) -> tuple[tuple[str, ...], tuple[VolumeCase, ...], str]:
-    """Names of the cases to train on, the cases to test on, and what the split is called."""
+def _split(config: Config) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """Names of the cases to train on, of those to test on, and what the split is called."""
     if config.dataset == OWN_VOLUMES:
-        return own.own_split(config, own.read_own(config))
-    train = volume_fold(config.dataset, config.fold)[0]
-    return train, volume_test_cases(config), f"published fold {config.fold} of {FOLDS}"
+        train, cases, name = own.own_split(config, own.read_own(config))
+        return train, tuple(case.name for case in cases), name
+    return *volume_fold(config.dataset, config.fold), f"published fold {config.fold} of {FOLDS}"
 
 
 def _stores(config: Config) -> tuple[Path, tuple[Path, ...]]:
