@@ -32,7 +32,7 @@ COVIDCT = [
     "run",
     "training",
     "slices volumes",
-    "results",
+    "results own_data",
     "arguments",
     "sweep",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from covidct.errors import InputError
+from covidct.own_data import check_unasked, own_choices, own_dataset, patients_rule, places_given
 from covidct.parallel import is_first_process
 from covidct.results import wing_of
 from covidct.run.ablations import asked_choices
@@ -16,6 +17,7 @@ from covidct.run.folder import check_output, free_run, newest_run, run_name
 from covidct.run.precision import resolve_precision
 from covidct.run.recipes import with_recipe
 from covidct.run.systems import STARTS, SYSTEMS, system
+from covidct.sets.covid_semiseg import read_covid_semiseg
 from covidct.sets.names import COVID_CT_20, COVID_SEMISEG, PHANTOM
 
 RUNS = Path("runs")
@@ -26,16 +28,28 @@ class Arguments:
     """Train one method and evaluate it. Without arguments: the paper's method on phantom data, in minutes."""
 
     data: Path | None = None
-    """Folder of the data set; phantom data are generated without it."""
+    """Folder of the data set; phantom data are generated without it. Of your own: with images/ and masks/, or imagesTr/
+    and labelsTr/; beside them test/, unlabelled/ and source/ are used where they are there."""
+    images: Path | None = None
+    """Folder of your own images, where it is not --data's images/."""
+    masks: Path | None = None
+    """Folder of their masks, by the same names."""
+    labels: tuple[int, ...] = ()
+    """Values of your own masks that are lesion; all above 0 without it."""
+    patients: str | None = None
+    """Of your own images: a regular expression whose first group in a name is the patient, or a CSV file of names and
+    patients. A patient stays in one fold."""
     dataset: str | None = None
-    """covid_semiseg (default with --data) or phantom: slices. covid-ct-20: volumes; without --data phantom-volumes."""
+    """Told by what --data holds, if not named. covid_semiseg or phantom: slices. covid-ct-20: volumes; without --data
+    phantom-volumes. own, own-volumes: pictures or volumes of your own."""
     store: Path | None = None
     """What prepare.py made of --data, for covid-ct-20."""
     source: tuple[Path, ...] = ()
     """Folders of CT volumes with masks of other lesions, for covid-ct-20 stores that prepare.py made of them; the
     methods general, ours and pretrain need them with --data."""
     method: str | None = None
-    """unet, pretrain, finetune, multi-encoder, baseline, general, target or ours (default); of slices also ours-un and
+    """unet, pretrain, finetune, multi-encoder, baseline, general, target or ours (default; of your own images what
+    is there decides); of slices also ours-un and
     Table V's u-net, u-net++, attention-unet, gated-unet, dense-unet, inf-net, semi-inf-net; and, beyond the paper,
     supervised-general and reconstruct."""
     init: Path | None = None
@@ -151,7 +165,11 @@ def _asked(arguments: Arguments, saved: Config) -> dict[str, Any]:
     wing = wing_of(saved.dataset)
     if saved.dataset == wing.PHANTOM and arguments.dataset in wing.PREPARED and arguments.data is None:
         asked["dataset"] = wing.PHANTOM
-    for name in ("data", "store", "init", "unlabelled"):
+    if arguments.labels:
+        asked["labels"] = arguments.labels
+    if arguments.patients is not None:
+        asked["patients"] = patients_rule(arguments.patients)
+    for name in ("data", "images", "masks", "store", "init", "unlabelled"):
         if getattr(arguments, name) is not None:
             asked[name] = str(getattr(arguments, name).absolute())
     asked |= asked_choices(vars(arguments), saved)
@@ -162,9 +180,17 @@ def _asked(arguments: Arguments, saved: Config) -> dict[str, Any]:
 
 def _fresh(arguments: Arguments) -> tuple[Config, tuple[str, ...]]:
     notes: list[str] = []
+    places = places_given(vars(arguments))
+    dataset = _dataset(arguments) if places is None else own_dataset(arguments.dataset, places)
+    if places is not None:
+        arguments = replace(arguments, **own_choices(vars(arguments), places, dataset, notes))
+    else:
+        check_unasked(vars(arguments), dataset)
+    if dataset == COVID_SEMISEG:
+        # What is wrong with the layout is told before what is wrong with the method.
+        read_covid_semiseg((arguments.data or Path()).absolute())
     method = "ours" if arguments.method is None else arguments.method
     chosen = system(method)
-    dataset = _dataset(arguments)
     wing = wing_of(dataset)
     preset = _preset(arguments, wing.PRESETS, notes)
     if chosen.slices_alone and wing.AXES != 2:
@@ -173,11 +199,14 @@ def _fresh(arguments: Arguments) -> tuple[Config, tuple[str, ...]]:
         notes.append(f"method {method} takes no unlabelled slices: --unlabelled is not used")
     if arguments.source and not chosen.needs_source:
         notes.append(f"method {method} takes no source images: --source is not used")
-    if chosen.needs_source and arguments.data is not None and not arguments.source:
+    given = arguments.data is not None or places is not None
+    if chosen.needs_source and given and not arguments.source:
         what = "stores that prepare.py made" if wing.PREPARED else "folders of CT volumes with masks"
+        if places is not None:
+            what = f"folders of {wing.IMAGES} (or put them into a folder source/ in --data)"
         raise InputError(
-            f"method {method} needs source images (X^n): give --source with one or more {what} of other lesions, or "
-            "take --method unet, baseline or target"
+            f"method {method} needs source images (X^n): give --source with one or more {what} of other "
+            "lesions, or take --method unet, baseline or target"
         )
     _check_start(arguments, method)
     values = with_recipe(preset, wing.PRESETS[preset], chosen)
@@ -194,10 +223,14 @@ def _fresh(arguments: Arguments) -> tuple[Config, tuple[str, ...]]:
         init="" if arguments.init is None else str(arguments.init.absolute()),
         store="" if arguments.store is None else str(arguments.store.absolute()),
         unlabelled=str(arguments.unlabelled.absolute()) if arguments.unlabelled and chosen.needs_unlabelled else "",
+        images="" if arguments.images is None else str(arguments.images.absolute()),
+        masks="" if arguments.masks is None else str(arguments.masks.absolute()),
+        labels=arguments.labels,
+        patients=patients_rule(arguments.patients or ""),
         **values,
     )
     config = replace(config, **asked_choices(vars(arguments), config))
-    return _with_fold(config, notes), tuple(notes)
+    return _with_fold(wing.fit(config), notes), tuple(notes)
 
 
 def _check_start(arguments: Arguments, method: str) -> None:
@@ -224,7 +257,7 @@ def _preset(arguments: Arguments, known: Collection[str], notes: list[str]) -> s
         if arguments.preset not in known:
             raise InputError(f"--preset {arguments.preset!r} is unknown; take one of {', '.join(known)}")
         return arguments.preset
-    if arguments.data is None:
+    if arguments.data is None and arguments.images is None:
         return "demo"
     cuda = torch.cuda.is_available()
     notes.append(

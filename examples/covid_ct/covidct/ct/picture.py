@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from covidct.ct.content import check_content, check_path, head_of, reading
 from covidct.errors import InputError
@@ -40,6 +40,7 @@ class Slice:
     dataset: which set the slice is of, where several are read together.
     soft: the mask is a network's own label, 0..255 for probabilities of 0 to 1, of the converted picture
         (`load_soft_slice`).
+    read: reads a slice that is not as `path` and `mask_path` say: of the user's own (`OwnReading`).
     """
 
     name: str
@@ -49,6 +50,7 @@ class Slice:
     convert: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None
     dataset: str = ""
     soft: bool = False
+    read: "Callable[[Slice], tuple[NDArray[np.float32], NDArray[np.bool_] | None]] | None" = None
 
     def __post_init__(self) -> None:
         if self.convert is not None and self.mask_path is not None and not self.soft:
@@ -62,6 +64,8 @@ def load_slice(item: Slice) -> tuple[NDArray[np.float32], NDArray[np.bool_] | No
     image or the mask is missing, unreadable, of another size than the other, holds NaN or values outside 0..255, shows
     nothing (one value everywhere), or if the mask is not a 0/255 picture.
     """
+    if item.read is not None:
+        return item.read(item)
     image = read_grey(item.path)
     check_shown(image, item.path)
     if item.mask_path is None:
@@ -75,7 +79,7 @@ def load_soft_slice(item: Slice) -> tuple[NDArray[np.float32], NDArray[np.uint8]
         raise InputError(f"{item.path} has no soft mask")
     image, _ = load_slice(replace(item, mask_path=None))
     label = read_grey(item.mask_path)
-    _check_size(item.mask_path, label.shape, item.path, image.shape)
+    check_size(item.mask_path, label.shape, item.path, image.shape)
     return image, label.round().astype(np.uint8)
 
 
@@ -124,10 +128,11 @@ def read_grey(path: Path) -> NDArray[np.float32]:
     return in_8_bits(read_pixels(path), path)
 
 
-def read_pixels(path: Path) -> NDArray[np.generic]:
+def read_pixels(path: Path, *, labels: bool = False) -> NDArray[np.generic]:
     """The pixels (H, W) of a picture as every viewer shows them: turned as the file says, colours as grey (uint8).
 
-    Deep grey keeps its type: uint16, int32 or float32. Raises InputError, naming the file, if it is no readable
+    Deep grey keeps its type: uint16, int32 or float32. With `labels` a palette of colours is one of label numbers:
+    these are given, not its colours. Raises InputError, naming the file, if it is no readable
     picture, has several frames, or has more pixels than `MOST_PIXELS`.
     """
     check_path(path)
@@ -144,8 +149,19 @@ def read_pixels(path: Path) -> NDArray[np.generic]:
             )
         ImageOps.exif_transpose(picture, in_place=True)
         # I and F are 32-bit integers and floats; I;16 are 16 bits, of which the order depends on the file.
-        pixels = np.asarray(picture if picture.mode[0] in "IF" else picture.convert("L"))
+        as_it_is = picture.mode[0] in "IF" or (labels and _has_colours(picture))
+        pixels = np.asarray(picture if as_it_is else picture.convert("L"))
         return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """(height, width) of a picture as `read_pixels` gives it, from its header alone; InputError if that is damaged."""
+    check_path(path)
+    check_content(path, head_of(path), *_PICTURES)
+    with reading(path, " as a picture", "replace the file"), _opened(path) as picture:
+        width, height = picture.size
+        # Orientations 5 to 8 are turned by a quarter.
+        return (width, height) if picture.getexif().get(ExifTags.Base.Orientation, 1) > 4 else (height, width)
 
 
 def in_8_bits(pixels: NDArray[np.generic], path: Path) -> NDArray[np.float32]:
@@ -153,12 +169,18 @@ def in_8_bits(pixels: NDArray[np.generic], path: Path) -> NDArray[np.float32]:
     return _checked(pixels.astype(np.float32), path)
 
 
-def check_shown(image: NDArray[np.float32], path: Path) -> None:
+def check_shown(image: NDArray[np.floating], path: Path) -> None:
     """InputError, naming the picture at `path`, if it has one value everywhere."""
     if image.min() == image.max():
         raise InputError(
             f"{path}: every pixel is {image.min():g}, the picture shows nothing; replace or remove the file"
         )
+
+
+def _has_colours(picture: Image.Image) -> bool:
+    """Whether a palette has more than greys."""
+    palette = picture.getpalette("RGB") if picture.mode == "P" else None
+    return palette is not None and (palette[0::3] != palette[1::3] or palette[1::3] != palette[2::3])
 
 
 @contextmanager
@@ -200,7 +222,7 @@ def _read_mask(path: Path, image_path: Path, shape: tuple[int, ...]) -> NDArray[
     if not os.path.lexists(path):
         raise InputError(f"{path}, the mask of {image_path}, is missing; put it back or remove the image")
     values = read_grey(path)
-    _check_size(path, values.shape, image_path, shape)
+    check_size(path, values.shape, image_path, shape)
     if 0 < values.max() <= LESION_ABOVE:
         raise InputError(
             f"{path} holds values 0 to {values.max():g}; a mask must be 0 outside the lesion and 255 inside: "
@@ -209,7 +231,8 @@ def _read_mask(path: Path, image_path: Path, shape: tuple[int, ...]) -> NDArray[
     return values > LESION_ABOVE
 
 
-def _check_size(path: Path, size: tuple[int, ...], image_path: Path, expected: tuple[int, ...]) -> None:
+def check_size(path: Path, size: tuple[int, ...], image_path: Path, expected: tuple[int, ...]) -> None:
+    """InputError unless the mask at `path`, of `size` (H, W), has that of its image."""
     if size != expected:
         raise InputError(
             f"{path} is {size[1]} x {size[0]} pixels (width x height), but its image {image_path} "

@@ -17,6 +17,7 @@ from covidct.errors import InputError
 __all__ = [
     "CaseFacts",
     "Grid",
+    "Intensity",
     "Volume",
     "VolumeCase",
     "check_case",
@@ -30,6 +31,7 @@ __all__ = [
 WINDOW = (-1250.0, 250.0)
 # Every CT in HU has air, about -1000; nothing in an image windowed to 0..255 is that low.
 AIR = -500.0
+Intensity = Literal["hu", "window", "any"]
 # Labels that a message lists.
 _LISTED = 8
 
@@ -39,10 +41,11 @@ class VolumeCase:
     """Where one volume lies and how it is to be read.
 
     name: unique in its set, as published. image: a file, or the folder of a DICOM series. mask: of the lesions; None
-    without one. lesion_labels: mask values that are lesion; None: above 0.5. allowed_labels: all values that may
-    occur; None: 0 to 1, or any whole number where `lesion_labels` are given. Interpolated masks of 0 and 1 may
-    overshoot by a tenth. lungs: masks whose union is the lungs.
-    intensity: HU, or HU [-1250, 250] already brought to 0..255. patient: shared by scans of one patient.
+    without one. lesion_labels: mask values that are lesion; None, and none of them: above 0.5. allowed_labels: all
+    values that may occur; None: 0 to 1, or any whole number where there are `lesion_labels`, if only none of them.
+    Interpolated masks of 0 and 1 may overshoot by a tenth. lungs: masks whose union is the lungs.
+    intensity: HU, or HU [-1250, 250] already brought to 0..255; any: one of them, or other values (of MR), of which the
+    0.5 to 99.5 percentiles of what is above the least become 0..255. patient: shared by scans of one patient.
     slice: of the file's third axis, where every slice is a case of its own. placeholder_masks: the set has masks whose
     header was never set, an identity: their voxels are the image's, in the order of its file. single: one slice is
     volume enough.
@@ -54,7 +57,7 @@ class VolumeCase:
     lesion_labels: tuple[int, ...] | None
     allowed_labels: tuple[int, ...] | None
     lungs: tuple[Path, ...]
-    intensity: Literal["hu", "window"]
+    intensity: Intensity
     patient: str
     slice: int | None = None
     placeholder_masks: bool = False
@@ -159,7 +162,8 @@ def _load(case: VolumeCase) -> tuple[Volume, tuple[float, ...]]:
             f"taken as they lie, slices {file.grid.spacing[0]:.4g} mm apart"
         )
     hu, said = _is_hu(case, float(image.min()), float(image.max()))
-    image = _window(image) if hu else np.clip(image, 0, 255, out=image)
+    image = _stretched(image) if hu is None else _window(image) if hu else np.clip(image, 0, 255, out=image)
+    hu = hu is True
     return Volume(case, image, hu, file.grid.spacing, mask, lungs, file.grid, (*notes, *said, *of_mask)), labels
 
 
@@ -201,8 +205,8 @@ def _check_finite(file: VolumeFile, part: slice, slab: NDArray[Any]) -> None:
         raise InputError(f"{file.path} holds NaN or infinite voxels ({where}); replace the file")
 
 
-def _is_hu(case: VolumeCase, low: float, high: float) -> tuple[bool, list[str]]:
-    """Whether values from `low` to `high` are HU, and a note if they are not what the case says."""
+def _is_hu(case: VolumeCase, low: float, high: float) -> tuple[bool | None, list[str]]:
+    """Whether values from `low` to `high` are HU, and a note if they are not what the case says; None: other values."""
     values = f"{case.image} holds values {low:g} to {high:g}"
     # Rounding leaves half a grey value; splines overshoot by a few, which are believed where a window is expected.
     slack = 5 if case.intensity == "window" else 0.5
@@ -212,6 +216,8 @@ def _is_hu(case: VolumeCase, low: float, high: float) -> tuple[bool, list[str]]:
     if low <= AIR:
         note = f"{values}, expected 0 to 255 (already windowed); taken for HU and windowed to [-1250, 250]"
         return True, [note] if case.intensity == "window" else []
+    if case.intensity == "any":
+        return (False, []) if windowed else (None, [])
     if windowed:
         return False, [f"{values}, expected HU (air is -1000); taken for already windowed to 0..255"]
     raise InputError(f"{values}: neither HU (air is -1000) nor a lung window of 0 to 255; rescale it to HU")
@@ -223,6 +229,14 @@ def _window(values: NDArray[np.float32]) -> NDArray[np.float32]:
     values -= np.float32(low)
     values *= np.float32(255 / (high - low))
     return values
+
+
+def _stretched(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    shown = values[values > values.min()]
+    low, high = (float(value) for value in np.percentile(shown, (0.5, 99.5)))
+    values -= np.float32(low)
+    values *= np.float32(255 / max(high - low, 1e-8))
+    return np.clip(values, 0, 255, out=values)
 
 
 def _beside(path: Path, case: VolumeCase, grid: Grid) -> VolumeFile:
@@ -277,13 +291,13 @@ def _read_lesion(path: Path, case: VolumeCase, grid: Grid) -> tuple[NDArray[np.b
 
 
 def _read_mask(file: VolumeFile, lesion: tuple[int, ...] | None = None) -> tuple[NDArray[np.bool_], tuple[float, ...]]:
-    """Where the mask is one of `lesion` (None: above 0.5), and the values that occur, to a thousandth."""
+    """Where the mask is one of `lesion` (without any: above 0.5), and the values that occur, to a thousandth."""
     mask = np.empty(file.grid.volume_shape, dtype=bool)
     native = file.grid.to_native(mask)
     labels: set[float] = set()
     for part, slab in file.slabs():
         _check_finite(file, part, slab)
-        native[:, :, part] = slab > 0.5 if lesion is None else np.isin(_rounded(slab), lesion)
+        native[:, :, part] = np.isin(_rounded(slab), lesion) if lesion else slab > 0.5
         other = slab[slab != 0]
         labels.update(_rounded(np.unique(other).astype(np.float64)).tolist())
         if other.size < slab.size:

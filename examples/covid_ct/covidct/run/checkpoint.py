@@ -21,7 +21,7 @@ LogLine = dict[str, int | float | None]
 
 # Fields of a config that decide no weight.
 PLACES = {
-    *("data", "store", "source", "unlabelled", "init", "imagenet"),
+    *("data", "images", "masks", "store", "source", "unlabelled", "init", "imagenet"),
     *("workers", "log_every", "relations_every", "checkpoint_every"),
 }
 CHECKPOINT, METRICS, WEIGHTS = "checkpoint.pt", "metrics.jsonl", "model.safetensors"

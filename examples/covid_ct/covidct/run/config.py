@@ -29,6 +29,7 @@ YOUNGER = {
     *("optimizer", "schedule", "augmentation", "unit_input", "scales", "clip_value", "variant", "imagenet"),
     *("unlabelled", "source_cases", "target_cases", "pseudo_group", "pseudo_epochs", "pseudo_groups"),
     *("hidden_block", "hidden_share", "anchor"),
+    *("images", "masks", "labels", "patients"),
 }
 # Older runs have one peak for both terms.
 PEAK, PEAKS = "relation_peak", ("relation_peak_general", "relation_peak_target")
@@ -91,6 +92,8 @@ class Config:
     downloads them; empty: none. `scales` are what every batch is trained at in turn, a step each, in parts of `size`;
     `unit_input` are slices in 0 to 1 instead of z-scored. `clip` bounds the norm of gradients, `clip_value` each entry.
     `anchor` holds the general term to the encoder's start (`relcons.RelationAnchor`).
+    Of images of the user's own, `images` and `masks` are folders beside or instead of those in `data`, `labels` the
+    mask values that are lesion (empty: all above 0), `patients` tells whose they are (see `patients_of`).
     `variant` is which of two Inf-Nets. `pseudo_*` are Semi-Inf-Net's groups of unlabelled slices, `hidden_*` the
     squares that are hidden in `reconstruct`.
 
@@ -153,6 +156,10 @@ class Config:
     pseudo_groups: Count | None = None
     hidden_block: Count = 8
     hidden_share: Annotated[float, Field(gt=0, lt=1)] = 0.6
+    images: str = ""
+    masks: str = ""
+    labels: tuple[Count, ...] = ()
+    patients: str = ""
 
     def __post_init__(self) -> None:
         try:

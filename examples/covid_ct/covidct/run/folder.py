@@ -12,15 +12,18 @@ from covidct.errors import InputError
 from covidct.files import not_written, write_text, writing
 from covidct.run.config import Config
 from covidct.run.systems import system
+from covidct.sets.names import OWN, OWN_VOLUMES
 
 PICTURES_BYTES = 32 * 2**20
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run_name(config: Config) -> str:
-    """`<dataset>-<method>-fold<K>` or `-published`, then `-seed<N>`."""
-    split = "published" if config.fold is None else f"fold{config.fold}"
-    return f"{config.dataset}-{config.method}-{split}-seed{config.seed}"
+    """`<dataset>-<method>-fold<K>` or `-published`, then `-seed<N>`; of the user's own, <dataset> is the folder."""
+    own = config.dataset in (OWN, OWN_VOLUMES)
+    name = Path(config.data or config.images).name if own else config.dataset
+    split = ("test" if own else "published") if config.fold is None else f"fold{config.fold}"
+    return f"{name or config.dataset}-{config.method}-{split}-seed{config.seed}"
 
 
 def free_run(root: Path, name: str) -> Path:

@@ -8,10 +8,14 @@ from typing import Any, Protocol, TypeVar
 from covidct.errors import InputError
 from covidct.run.claims import given
 from covidct.run.config import Config, read_config
+from covidct.sets.names import OWN, OWN_VOLUMES
 from covidct.sets.splits import FOLDS
 
 # What may differ between runs of one group: whose mean is taken, and what does not change a result.
-FREE = {"seed", "fold", "data", "store", "workers", "log_every", "relations_every", "checkpoint_every"}
+FREE = {
+    *("seed", "fold", "data", "images", "masks", "store"),
+    *("workers", "log_every", "relations_every", "checkpoint_every"),
+}
 
 
 class HasConfig(Protocol):
@@ -71,6 +75,9 @@ def label(one: HasConfig, evaluated: Sequence[HasConfig]) -> str:
 def _settings(config: Config) -> dict[str, Any]:
     """What runs of a group have in common."""
     settings = {name: value for name, value in asdict(config).items() if name not in FREE}
+    if config.dataset in (OWN, OWN_VOLUMES):
+        # By its name alone it could be any; images of the published sets are the same wherever they lie.
+        settings["data"] = config.data or config.images
     return settings | {"init": _start(config.init)} if config.init else settings
 
 

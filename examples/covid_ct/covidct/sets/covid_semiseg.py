@@ -78,7 +78,8 @@ def _find_dataset(root: Path) -> Path:
     inside = ", ".join([path.name for path in entries(root)][:10]) or "nothing"
     raise InputError(
         f"{root} is not COVID-SemiSeg: looked for {TRAIN} in it, in Dataset and in */Dataset, found {inside}; "
-        "give the folder that holds Dataset, as the archive LungInfection-Train.zip unpacks"
+        "give the folder that holds Dataset, as the archive LungInfection-Train.zip unpacks, or one of your own with "
+        "images/ and masks/ (or imagesTr/ and labelsTr/)"
     )
 
 

@@ -38,7 +38,8 @@ def read_nnunet_raw(folder: Path) -> VolumeSet:
     Which labels may occur is what `dataset.json` declares, of version 1 or 2; without it 0 and 1. A mask that holds
     the label `ignore` cannot be used. Images are in HU.
     """
-    labels = _declared(folder / "dataset.json")
+    description = folder / "dataset.json"
+    labels = declared_labels(description)[0] if description.is_file() else None
     cases, skipped = nnunet_cases(folder, None, labels)
     return VolumeSet("nnunet-raw", cases, skipped)
 
@@ -64,13 +65,14 @@ def nnunet_cases(
     return cases, tuple(skipped)
 
 
-def _declared(path: Path) -> tuple[int, ...] | None:
-    """All labels that `dataset.json` names, without the one to ignore; None where there is no such file."""
-    if not path.is_file():
-        return None
+def declared_labels(path: Path) -> tuple[tuple[int, ...], int | None]:
+    """All labels that the `dataset.json` at `path` names, without the one to ignore; and that one, if there is one."""
     labels = read_json(path, _Description, fix="expected nnU-Net's JSON with 'labels'").labels
-    declared = {0}
+    declared, ignored = {0}, None
     for name, value in labels.items():
-        if IGNORE not in (name, value):
-            declared |= set(value) if isinstance(value, tuple) else {value if isinstance(value, int) else int(name)}
-    return tuple(sorted(declared))
+        values = value if isinstance(value, tuple) else (value if isinstance(value, int) else int(name),)
+        if IGNORE in (name, value):
+            ignored = values[0]
+        else:
+            declared |= set(values)
+    return tuple(sorted(declared)), ignored

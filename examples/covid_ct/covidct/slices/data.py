@@ -1,6 +1,7 @@
 """Which slices a run trains on, is tested on, and takes as source."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from covidct.ct.picture import Slice
@@ -10,10 +11,12 @@ from covidct.phantoms.slice_set import phantom_slices
 from covidct.run.config import Config
 from covidct.run.systems import system
 from covidct.sets.covid_semiseg import UNLABELLED, CovidSemiSeg, read_covid_semiseg, read_unlabelled
-from covidct.sets.names import PHANTOM
+from covidct.sets.names import OWN, PHANTOM
+from covidct.sets.own_folder import OwnPictures, read_own_pictures, read_own_source
+from covidct.sets.own_places import own_places
 from covidct.slices.draw import draw_source, draw_target
 from covidct.slices.lesion_slices import read_volume_slices
-from covidct.slices.overlap import check_no_overlap
+from covidct.slices.overlap import check_no_overlap, without_overlap
 from covidct.slices.sampling import SliceSamples
 from covidct.slices.splits import split
 from covidct.training.batches import NumberedSamples
@@ -68,16 +71,21 @@ def read_run_data(config: Config) -> SliceData:
     chosen = system(config.method)
     if chosen.learns == "source lesions":
         # Every slice is normalised by itself, so nothing of the target enters and all folds start from one run.
-        return SliceData(train=_source_slices(config), test=(), source=(), split="lesions of the source, for any fold")
+        source = _source_slices(config)
+        if not all(item.mask_path for item in source):
+            raise InputError(f"method {config.method} learns from the source's masks; give a --source that has them")
+        return SliceData(train=source, test=(), source=(), split="lesions of the source, for any fold")
     target = read_target(config)
     found = split(target, config.fold, config.split_seed)
-    unlabelled = _unlabelled_slices(config, target) if chosen.needs_unlabelled else ()
+    unlabelled = _unlabelled_slices(config, target, found.test) if chosen.needs_unlabelled else ()
     if chosen.learns == "hidden parts":
         return SliceData(train=unlabelled, test=(), source=(), split="unlabelled, for any fold")
     train = found.train
     if config.target_cases is not None:
         train = draw_target(train, config.target_cases, config.split_seed)
     source = _source_slices(config) if chosen.needs_source else ()
+    if config.dataset == OWN:
+        source = without_overlap(source, found.test)
     return SliceData(train, found.test, source, found.name, unlabelled)
 
 
@@ -86,7 +94,22 @@ def read_target(config: Config, data: Path | None = None) -> CovidSemiSeg:
 
     data: where the data set lies now, if not where the run was trained.
     """
+    if config.dataset == OWN:
+        return read_own(config, data)
     return read_covid_semiseg(data or (phantom_slices()[0] if config.dataset == PHANTOM else Path(config.data)))
+
+
+def read_own(config: Config, data: Path | None = None) -> OwnPictures:
+    """The run's target where that is the user's own, `data` as above; InputError if it is not there."""
+    root, images, masks = (Path(folder) if folder else None for folder in (config.data, config.images, config.masks))
+    places = own_places(root, images, masks) if data is None else own_places(data)
+    if places is None:
+        raise InputError(
+            f"{data or root} has neither images/ and masks/ nor imagesTr/ and labelsTr/; give --data with a folder "
+            "that has them"
+        )
+    unlabelled = Path(config.unlabelled) if config.unlabelled else None
+    return read_own_pictures(places, labels=config.labels, patients=config.patients, unlabelled=unlabelled)
 
 
 def slices_to_test(config: Config, data: Path | None = None) -> tuple[Slice, ...]:
@@ -98,17 +121,38 @@ def _source_slices(config: Config) -> tuple[Slice, ...]:
     folders = [Path(folder) for folder in config.source]
     if not folders and config.dataset == PHANTOM:
         folders = [phantom_slices()[1]]
-    slices = read_volume_slices(folders, cache_folder() / "source-slices") if folders else ()
+    slices = _slices_of(folders)
     return slices if config.source_cases is None else draw_source(slices, config.source_cases, config.split_seed)
 
 
-def _unlabelled_slices(config: Config, target: CovidSemiSeg) -> tuple[Slice, ...]:
-    """The unlabelled slices; InputError if there are none, or if some show what a slice to be tested on shows."""
-    found = read_unlabelled(Path(config.unlabelled)) if config.unlabelled else target.unlabelled
+def _slices_of(folders: Sequence[Path]) -> tuple[Slice, ...]:
+    """The slices of source folders: pictures as they are, volumes cut once; without masks unless all have them."""
+    pictures = {folder: found for folder in folders if (found := read_own_source(folder)) is not None}
+    volumes = [folder for folder in folders if folder not in pictures]
+    slices = read_volume_slices(volumes, cache_folder() / "source-slices") if volumes else ()
+    for number, (folder, found) in enumerate(pictures.items()):
+        # Folders may share names: each set's are its own.
+        prefix = f"{folder.name}_" if len(pictures) == 1 else f"{folder.name}-{number}_"
+        slices += tuple(replace(item, name=prefix + item.name, dataset=str(folder)) for item in found)
+    if all(item.mask_path for item in slices):
+        return slices
+    return tuple(replace(item, mask_path=None) for item in slices)
+
+
+def _unlabelled_slices(config: Config, target: CovidSemiSeg, test: Sequence[Slice]) -> tuple[Slice, ...]:
+    """The unlabelled slices; InputError if there are none, or if some show what a slice to be tested on shows.
+
+    Of the user's own, which may well be neighbours of those that a fold tests on, these are left out.
+    """
+    if isinstance(target, OwnPictures):
+        found = without_overlap(target.unlabelled, test)
+    else:
+        found = read_unlabelled(Path(config.unlabelled)) if config.unlabelled else target.unlabelled
+        check_no_overlap(found, test)
     if not found:
+        where = "unlabelled/" if config.dataset == OWN else UNLABELLED / "Imgs"
         raise InputError(
             f"method {config.method} takes unlabelled slices and {config.data or config.dataset} has none "
-            f"({UNLABELLED / 'Imgs'}); give a folder of pictures with --unlabelled"
+            f"({where}); give a folder of pictures with --unlabelled"
         )
-    check_no_overlap(found, split(target, config.fold, config.split_seed).test)
     return found

@@ -47,6 +47,12 @@ def check_no_overlap(unlabelled: Sequence[Slice], test: Sequence[Slice]) -> None
         )
 
 
+def without_overlap(unlabelled: Sequence[Slice], test: Sequence[Slice]) -> tuple[Slice, ...]:
+    """Those of `unlabelled` that show nothing of what `test` shows, as `check_no_overlap` tells."""
+    shared = {item.path for item, _ in _alike(unlabelled, test)} if unlabelled and test else set()
+    return tuple(item for item in unlabelled if item.path not in shared)
+
+
 def _alike(unlabelled: Sequence[Slice], test: Sequence[Slice]) -> list[tuple[Slice, Slice]]:
     known = np.stack([_small(item) for item in test])
     ways = np.stack([np.rot90(way, turns, (1, 2)) for way in (known, known[:, :, ::-1]) for turns in range(4)])

@@ -14,6 +14,7 @@ from rich.progress import track
 from torch import nn
 
 from covidct.ct.content import check_path, reading
+from covidct.ct.own_picture import read_any_depth
 from covidct.ct.picture import pictures_in
 from covidct.errors import InputError, print_error
 from covidct.files import replacing, writing
@@ -23,6 +24,7 @@ from covidct.run.config import Config
 from covidct.run.prediction import best_device, binarise, in_memory
 from covidct.run.requests import Prediction
 from covidct.run.results import make_output
+from covidct.sets.names import OWN
 from covidct.slices.evaluation import predict_slice
 from covidct.slices.inference import read_picture
 
@@ -103,7 +105,7 @@ def _write_masks(targets: list[Target], model: nn.Module, config: Config, *, fli
 
 
 def _write_mask(target: Target, model: nn.Module, config: Config, *, flips: bool) -> None:
-    image = read_picture(target.picture)
+    image = (read_any_depth if config.dataset == OWN else read_picture)(target.picture)
     probability = predict_slice(model, image, config, flips=flips, name=str(target.picture))
     mask = binarise(probability).astype(np.uint8) * 255
     if target.probability is None:

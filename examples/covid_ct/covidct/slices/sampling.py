@@ -18,12 +18,14 @@ from covidct.training.augment import Kind, augmentation, larger_patch
 from covidct.training.batches import NumberedSamples, Sample, augmented, seeded
 from covidct.training.patches import corner, cut
 
-# Slices that a worker keeps decoded: about 0.4 MB each with the mask, so 200 MB at most.
+# Slices that a worker keeps decoded: about 0.4 MB each with the mask, so 200 MB at most; of more than 8 bits three
+# times as much.
 KEPT = 512
 
 
 # Whether a pixel is lesion, or how probably, in 0 to 255.
 Label = NDArray[np.bool_] | NDArray[np.uint8]
+Grey = NDArray[np.uint8] | NDArray[np.float32]
 
 
 class SliceSamples(NumberedSamples):
@@ -77,7 +79,7 @@ class SliceSamples(NumberedSamples):
             raise ValueError("edges are of whole slices without augmentation; take resize=True and augment='none'")
         self.augmentation = augmentation(size, augment)
         self.unit_input, self.edges = unit_input, edges
-        self._kept: OrderedDict[int, tuple[NDArray[np.uint8], Label | None]] = OrderedDict()
+        self._kept: OrderedDict[int, tuple[Grey, Label | None]] = OrderedDict()
 
     def __getitem__(self, number: int) -> Sample:
         step, index = divmod(number, self.joined_batch)
@@ -97,11 +99,14 @@ class SliceSamples(NumberedSamples):
                 label = None if label is None else cut(label.to(torch.int16), place, extent, OUTSIDE)
             return augmented(image, label, self.augmentation)
 
-    def _load(self, position: int) -> tuple[NDArray[np.uint8], Label | None]:
+    def _load(self, position: int) -> tuple[Grey, Label | None]:
         if position not in self._kept:
             item = self.slices[position]
             image, mask = load_soft_slice(item) if item.soft else load_slice(item)
-            self._kept[position] = image.round().astype(np.uint8), mask
+            whole = image.round()
+            # Pictures of more than 8 bits keep what is between.
+            exact = item.read is None or np.array_equal(whole, image)
+            self._kept[position] = whole.astype(np.uint8) if exact else image, mask
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         return self._kept[position]

@@ -1,12 +1,12 @@
 """Who is trained on and who is tested: the published split, and cross-validation inside the labelled slices."""
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from covidct.ct.picture import Slice
 from covidct.errors import InputError
 from covidct.sets.covid_semiseg import CovidSemiSeg
+from covidct.sets.folds import draw_folds, own_folds
+from covidct.sets.own_folder import OwnPictures
 from covidct.sets.splits import FOLDS, published
 
 
@@ -23,43 +23,42 @@ def split(data: CovidSemiSeg, fold: int | None, seed: int) -> Split:
     """Divide the labelled slices of `data` into train and test.
 
     fold: 0 to 4 gives that fold of a cross-validation inside `data.train` (the test folder is not touched); None gives
-        the published split, `data.train` against `data.test`.
+        the published split, `data.train` against `data.test`; of the user's own, all of the one against the other.
     seed: draws the folds. They depend on it and on the names of the slices alone, so neither the order on disk nor a
-        version of NumPy changes them. Slices of one scan, as `splits.json` lists them, stay in one fold.
+        version of NumPy changes them. Slices of one scan, as `splits.json` lists them, or of one patient, stay in one
+        fold.
 
     Raises InputError if `fold` is none of these, if there are fewer slices than folds, or if the published split is
     asked for and the test folder is absent or incomplete.
     """
     if fold is None:
-        return _published_split(data)
+        return _own_split(data) if isinstance(data, OwnPictures) else _published_split(data)
     if not 0 <= fold < FOLDS:
         raise InputError(f"--fold must be 0 to {FOLDS - 1}, got {fold}; leave it out for the published split")
-    held_out = _folds([item.name for item in data.train], seed)[fold]
+    own = isinstance(data, OwnPictures)
+    owners = {item.name: item.scan if own else _scan(item.name) for item in data.train}
+    known = len(set(owners.values()))
+    count = own_folds(known, fold) if own else _published_folds(known)
+    held_out = draw_folds(owners, count, seed)[fold]
     return Split(
         train=tuple(item for item in data.train if item.name not in held_out),
         test=tuple(item for item in data.train if item.name in held_out),
-        name=f"fold {fold} of {FOLDS}, split seed {seed}",
+        name=f"fold {fold} of {count}, split seed {seed}",
     )
 
 
-def _folds(names: Iterable[str], seed: int) -> list[set[str]]:
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(_scan(name), []).append(name)
-    if len(groups) < FOLDS:
+def _published_folds(known: int) -> int:
+    if known < FOLDS:
         raise InputError(
-            f"{FOLDS} folds need at least {FOLDS} labelled slices of different scans, found {len(groups)}; add slices"
+            f"{FOLDS} folds need at least {FOLDS} labelled slices of different scans, found {known}; add slices"
         )
-    # Larger groups first and each to the smallest fold: the single slices then even the sizes out.
-    order = sorted(groups, key=lambda scan: (-len(groups[scan]), _draw(scan, seed)))
-    folds: list[set[str]] = [set() for _ in range(FOLDS)]
-    for scan in order:
-        min(folds, key=len).update(groups[scan])
-    return folds
+    return FOLDS
 
 
-def _draw(name: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}:{name}".encode()).digest()
+def _own_split(data: OwnPictures) -> Split:
+    if not data.test:
+        raise InputError("there are no labelled images in test/; add them, or pass --fold 0 for cross-validation")
+    return Split(train=data.train, test=data.test, name="given test images")
 
 
 def _scan(name: str) -> str:

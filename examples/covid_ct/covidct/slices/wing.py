@@ -14,6 +14,7 @@ from covidct.run.config import Config
 from covidct.run.results import settings_line
 from covidct.run.systems import system
 from covidct.sets import names
+from covidct.slices import own
 from covidct.slices.comparison import compare as compare
 from covidct.slices.data import SliceData, read_run_data, read_target
 from covidct.slices.evaluation import read_metrics, score_slices, write_metrics
@@ -25,7 +26,7 @@ from covidct.slices.report import evaluate as evaluate
 
 IMAGES = "slices"
 PHANTOM = names.PHANTOM
-DATASETS: tuple[str, ...] = (PHANTOM, names.COVID_SEMISEG)
+DATASETS: tuple[str, ...] = (PHANTOM, names.COVID_SEMISEG, names.OWN)
 PREPARED: tuple[str, ...] = ()
 AXES = 2
 read = read_run_data
@@ -37,6 +38,11 @@ def make_phantoms(config: Config, stages: Stages, *, training: bool = True) -> N
         phantom_root(progress=stages("generating phantoms"))
 
 
+def fit(config: Config) -> Config:
+    """See `Wing.fit`."""
+    return own.fit(config) if config.dataset == names.OWN else config
+
+
 def default_fold(config: Config) -> str | None:
     """See `Wing.default_fold`; phantoms have the slices of the published split, a pre-training takes none of them."""
     if config.dataset == PHANTOM or not system(config.method).tested or read_target(config).test:
@@ -45,8 +51,12 @@ def default_fold(config: Config) -> str | None:
 
 
 def check(run: Path, config: Config, data: SliceData, console: Console) -> None:
-    """Load every slice once; InputError for the first that cannot be used."""
+    """Load every slice once; InputError for the first that cannot be used. Of the user's own, say what was found."""
     with console.status("looking at the slices"):
+        if config.dataset == names.OWN:
+            for line in own.check_own(config, data):
+                console.print(line, soft_wrap=True, markup=False)
+            return
         check_slices((*data.train, *data.test, *data.source, *data.unlabelled))
 
 

@@ -65,6 +65,9 @@ class Wing(Protocol[D]):
     def make_phantoms(self, config: Config, stages: Stages, *, training: bool = True) -> None:
         """Make the phantoms that a run takes, if it takes any and they are not there; for its test alone or all."""
 
+    def fit(self, config: Config) -> Config:
+        """`config` with what images of the user's own decide; as it is for others."""
+
     def default_fold(self, config: Config) -> str | None:
         """Why fold 0 is taken where none is asked for; None where the published split is."""
 

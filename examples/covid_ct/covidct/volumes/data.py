@@ -7,11 +7,12 @@ from pathlib import Path
 from covidct.ct.volume import VolumeCase
 from covidct.run.config import Config
 from covidct.run.systems import system
-from covidct.sets.names import PHANTOM_VOLUMES
+from covidct.sets.names import OWN_VOLUMES, PHANTOM_VOLUMES
 from covidct.sets.splits import FOLDS, volume_fold
 from covidct.store.phantoms import phantom_stores
 from covidct.store.preprocess import Plan
 from covidct.store.store import CaseStore, intensity_of, open_store
+from covidct.volumes import own
 from covidct.volumes.evaluation import volume_test_cases
 from covidct.volumes.plan import keep_plan
 from covidct.volumes.sampling import VolumeSamples
@@ -70,12 +71,18 @@ class VolumeData:
 def read_volume_data(config: Config) -> VolumeData:
     """The volumes that `config` names; InputError if a store or a case is missing."""
     chosen = system(config.method)
-    folder, others = _stores(config)
+    folder, others = own.own_stores(config) if config.dataset == OWN_VOLUMES else _stores(config)
     store = open_store(folder)
-    train, test = volume_fold(config.dataset, config.fold)
+    train, test, name = _split(config)
     scans = store.named(train)
+    if config.dataset == OWN_VOLUMES:
+        own.check_lesions(config, scans)
     phantoms = config.dataset == PHANTOM_VOLUMES and not config.source
-    taken = read_sources(others, store, set(test), phantoms=phantoms) if chosen.needs_source else ()
+    taken: tuple[Source, ...] = ()
+    if chosen.needs_source:
+        any_labels = config.dataset == OWN_VOLUMES
+        taken = read_sources(others, store, set(test), phantoms=phantoms, unlabelled=any_labels)
+        taken = own.of_one_kind(config, taken) if any_labels else taken
     sources = tuple(source.cases for source in taken)
     low, high, mean, std = intensity_of(scans)
     depth, height, width = config.size
@@ -83,10 +90,18 @@ def read_volume_data(config: Config) -> VolumeData:
         training=(scans,) if chosen.tested else sources,
         test=volume_test_cases(config) if chosen.tested else (),
         sources=sources if chosen.streams_source else (),
-        split=f"published fold {config.fold} of {FOLDS}",
+        split=name,
         plan=Plan(store.settings.spacing, (depth, height, width), low=low, high=high, mean=mean, std=std),
         taken=taken,
     )
+
+
+def _split(config: Config) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """Names of the cases to train on, of those to test on, and what the split is called."""
+    if config.dataset == OWN_VOLUMES:
+        train, cases, name = own.own_split(config, own.read_own(config))
+        return train, tuple(case.name for case in cases), name
+    return *volume_fold(config.dataset, config.fold), f"published fold {config.fold} of {FOLDS}"
 
 
 def _stores(config: Config) -> tuple[Path, tuple[Path, ...]]:

@@ -13,11 +13,12 @@ from covidct.phantoms.volume_set import phantom_volumes
 from covidct.run.config import Config
 from covidct.run.prediction import binarise, in_memory
 from covidct.run.results import Failed, without_nan
-from covidct.sets.names import PHANTOM_VOLUMES
+from covidct.sets.names import OWN_VOLUMES, PHANTOM_VOLUMES
 from covidct.sets.readers import read_volume_set
 from covidct.sets.splits import volume_fold
 from covidct.store.preprocess import Plan
 from covidct.volumes.metrics import VolumeScores, score_volume
+from covidct.volumes.own import own_split, read_own
 from covidct.volumes.records import begin, origin, record, recorded
 from covidct.volumes.segmentation import Settings, segment, with_lungs
 
@@ -59,6 +60,8 @@ def volume_test_cases(config: Config, data: Path | None = None, *, by_patient: b
     data: where the data set lies now, if not where the run was trained; phantoms are found where the cache is.
     by_patient: leave out scans of a patient that the run was trained on, see `volume_fold`.
     """
+    if config.dataset == OWN_VOLUMES:
+        return own_split(config, read_own(config, data))[1]
     folder = data or (phantom_volumes() if config.dataset == PHANTOM_VOLUMES else Path(config.data))
     cases = {case.name: case for case in read_volume_set(config.dataset, folder).cases}
     names = volume_fold(config.dataset, config.fold, by_patient=by_patient)[1]

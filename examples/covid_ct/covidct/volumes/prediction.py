@@ -15,15 +15,17 @@ from rich.text import Text
 from torch import nn
 
 from covidct.ct.names import check_volume_name, is_volume, stem_of
-from covidct.ct.volume import Volume, VolumeCase, load_volume
+from covidct.ct.volume import Intensity, Volume, VolumeCase, load_volume
 from covidct.errors import InputError, as_text, print_error
 from covidct.files import entries, writing
 from covidct.run.checkpoint import load_run
 from covidct.run.claims import Claims, given, report
+from covidct.run.config import read_config
 from covidct.run.prediction import best_device, binarise, in_memory
 from covidct.run.requests import Prediction
 from covidct.run.results import make_output
 from covidct.sets.cases import IMAGE_NAMES, LUNG_ENDING, LUNG_PREFIX, MASK_ENDINGS
+from covidct.sets.names import OWN_VOLUMES
 from covidct.store.preprocess import Plan
 from covidct.volumes.figures import draw_lesions
 from covidct.volumes.metrics import millilitres
@@ -65,7 +67,14 @@ class Report:
 
 def predict(asked: Prediction) -> tuple[int, int, str]:
     """See `Wing.predict`."""
-    jobs, faults = plan_volumes(asked.inputs, asked.output, lungs=asked.lungs, probabilities=asked.probabilities)
+    own = read_config(asked.run / "config.json").dataset == OWN_VOLUMES
+    jobs, faults = plan_volumes(
+        asked.inputs,
+        asked.output,
+        lungs=asked.lungs,
+        probabilities=asked.probabilities,
+        intensity="any" if own else "hu",
+    )
     config, model = load_run(asked.run)
     plan = read_plan(asked.run)
     report(faults, jobs)
@@ -106,6 +115,7 @@ def plan_volumes(
     *,
     lungs: Sequence[Path] = (),
     probabilities: bool = False,
+    intensity: Intensity = "hu",
 ) -> tuple[list[Job], list[InputError]]:
     """What will be read and written, and what is wrong with the inputs that cannot be: see `Claims`.
 
@@ -115,6 +125,7 @@ def plan_volumes(
         lungs: lung masks: files for a single input, or a folder of masks that are named as the inputs. Without, those
             beside an input are taken: CASE_lung*, and in a folder of one case the files that begin with lung.
         probabilities: write them, too.
+        intensity: what the values of the volumes are, see `VolumeCase`.
     """
     found, faults = volume_inputs(inputs)
     _check_lungs(lungs, len(found))
@@ -127,7 +138,7 @@ def plan_volumes(
     claims = Claims([*found, *(mask for each in masks.values() for mask in each)])
     jobs: list[Job] = []
     for path in masks:
-        job = _job(path, found[path], output, masks[path], probabilities=probabilities)
+        job = _job(path, found[path], output, masks[path], probabilities=probabilities, intensity=intensity)
         try:
             if path.is_dir() and os.path.realpath(path) == os.path.realpath(output):
                 raise InputError(f"{path} is a series and --output: results would lie among slices; give another")
@@ -139,9 +150,11 @@ def plan_volumes(
     return jobs, faults
 
 
-def _job(path: Path, name: str, output: Path, masks: tuple[Path, ...], *, probabilities: bool) -> Job:
+def _job(
+    path: Path, name: str, output: Path, masks: tuple[Path, ...], *, probabilities: bool, intensity: Intensity
+) -> Job:
     return Job(
-        case=VolumeCase(name, path, None, None, None, masks, "hu", patient=name),
+        case=VolumeCase(name, path, None, None, None, masks, intensity, patient=name),
         mask=output / f"{name}.nii.gz",
         picture=output / f"{name}.png",
         probability=output / f"{name}_probability.nii.gz" if probabilities else None,

@@ -46,11 +46,12 @@ class Kept:
 
 
 def read_sources(
-    folders: Sequence[Path], target: Store, tested: set[str], *, phantoms: bool = False
+    folders: Sequence[Path], target: Store, tested: set[str], *, phantoms: bool = False, unlabelled: bool = False
 ) -> tuple[Source, ...]:
     """The sources of a run whose target has the store `target` and is tested on the volumes `tested`.
 
     phantoms: the sources are phantoms, of which there are few: no published case is missing then.
+    unlabelled: cases without masks count as well.
 
     Raises InputError if one is given twice, would show the fold's test volumes, is on another grid than the target,
     or holds no case to train on.
@@ -59,14 +60,15 @@ def read_sources(
     for number, place in enumerate(places):
         if place in places[:number]:
             raise InputError(f"--source {place} is given twice; leave one out")
-    return tuple(_read(folder, target, tested, phantoms) for folder in folders)
+    return tuple(_read(folder, target, tested, phantoms, unlabelled) for folder in folders)
 
 
-def _read(folder: Path, target: Store, tested: set[str], phantoms: bool) -> Source:
+def _read(folder: Path, target: Store, tested: set[str], phantoms: bool, unlabelled: bool) -> Source:
     store = open_store(folder)
     _check(store, target, tested)
     published = source_split(store.settings.dataset)[0] if store.settings.dataset in DIVIDED else None
-    cases = tuple(case for case in store.cases if case.labelled and (published is None or case.name in published))
+    known = [case for case in store.cases if case.labelled or unlabelled]
+    cases = tuple(case for case in known if published is None or case.name in published)
     if not cases:
         raise InputError(f"--source {folder} holds no labelled case to train on; look at what prepare.py said of it")
     there = {case.name for case in cases}

@@ -15,8 +15,10 @@ from covidct.run.checkpoint import has_begun
 from covidct.run.config import Config
 from covidct.run.prediction import device_of
 from covidct.run.results import Failed, settings_line
-from covidct.sets.names import COVID_CT_20, PHANTOM_VOLUMES
+from covidct.run.systems import system
+from covidct.sets.names import COVID_CT_20, OWN_VOLUMES, PHANTOM_VOLUMES
 from covidct.store.phantoms import make_phantom_volumes
+from covidct.volumes import own
 from covidct.volumes.comparison import compare as compare
 from covidct.volumes.data import VolumeData, read_volume_data
 from covidct.volumes.evaluation import predicted_mask, score_volumes, unusable
@@ -31,7 +33,7 @@ from covidct.volumes.tables import read_volume_metrics, write_volume_metrics
 
 IMAGES = "volumes"
 PHANTOM = PHANTOM_VOLUMES
-DATASETS: tuple[str, ...] = (COVID_CT_20, PHANTOM_VOLUMES)
+DATASETS: tuple[str, ...] = (COVID_CT_20, PHANTOM_VOLUMES, OWN_VOLUMES)
 PREPARED: tuple[str, ...] = (COVID_CT_20,)
 AXES = 3
 read = read_volume_data
@@ -39,13 +41,23 @@ is_whole = has_plan
 
 
 def make_phantoms(config: Config, stages: Stages, *, training: bool = True) -> None:
-    """See `Wing.make_phantoms`; training takes their stores, too."""
+    """See `Wing.make_phantoms`; training takes their stores, too, and those of the user's own volumes."""
     if config.dataset == PHANTOM_VOLUMES:
         make_phantom_volumes(stages, stores=training)
+    elif config.dataset == OWN_VOLUMES and training:
+        own.prepare_own(config, stages)
+
+
+def fit(config: Config) -> Config:
+    """See `Wing.fit`: the store and the plan hold what volumes decide."""
+    return config
 
 
 def default_fold(config: Config) -> str | None:
     """See `Wing.default_fold`."""
+    if config.dataset == OWN_VOLUMES:
+        tested = own.read_own(config).test or not system(config.method).tested
+        return None if tested else "no test volumes in the data set: cross-validation, fold 0"
     return "fold 0 of the five published ones"
 
 
@@ -53,6 +65,9 @@ def check(run: Path, config: Config, data: VolumeData, console: Console) -> None
     """See `Wing.check`; also InputError if the run that `config` starts from does not fit."""
     if config.init and not has_begun(run):
         check_start(config, data.plan)
+    if config.dataset == OWN_VOLUMES and data.train:
+        for line in own.described(config, data.train):
+            console.print(line, soft_wrap=True, markup=False)
     check_test_volumes(data.test, console)
 
 
