@@ -14,6 +14,7 @@ from covidct.run.checkpoint import WEIGHTS, load_run
 from covidct.run.claims import given
 from covidct.run.config import Config, read_config
 from covidct.run.groups import check_folds
+from covidct.run.page import try_page
 from covidct.run.requests import Evaluation
 from covidct.run.results import check_writable
 from covidct.training.wing import Wing
@@ -39,6 +40,8 @@ def main() -> None:
     if asked.folds:
         check_folds(list(configs.items()))
     failures = wing.evaluate(configs, asked, console)
+    for run, config in configs.items():
+        console.print(try_page(run, config), soft_wrap=True, markup=False)
     if refused:
         console.print(f"{len(configs)} of {len(runs)} runs evaluated, {refused} not: see above", soft_wrap=True)
     if failures or refused:

@@ -11,6 +11,7 @@ from covidct.run.checkpoint import save_weights
 from covidct.run.config import Config
 from covidct.run.figures import draw_curves, draw_relations
 from covidct.run.folder import result_files
+from covidct.run.page import try_page
 from covidct.run.systems import system
 from covidct.slices import wing as slices
 from covidct.training.wing import RunData, Wing
@@ -44,7 +45,10 @@ def finish(run: Path, config: Config, model: nn.Module, data: RunData, console: 
     if chosen.tested:
         wing.score(run, config, model, data, console)
         wing.draw(run, config, model, data)
-    return show_result(run, config, console)
+    page = try_page(run, config)
+    unscored = show_result(run, config, console)
+    console.print(page, soft_wrap=True, highlight=False, markup=False)
+    return unscored
 
 
 def show_result(run: Path, config: Config, console: Console) -> int:

@@ -78,18 +78,23 @@ def draw_curves(run: Path) -> Path:
 
 def draw_relations(run: Path) -> Path:
     """Draw `run`/relations.png from at most five of `run`/relations/step_*.npz, evenly spread over training."""
-    files = sorted((run / "relations").glob("step_*.npz"), key=_step)
+    files = relation_files(run)
     if not files:
         raise InputError(f"{run / 'relations'} holds no step_*.npz; only methods with a general encoder write them")
     chosen = [files[index] for index in sorted(set(np.linspace(0, len(files) - 1, MOMENTS).round().astype(int)))]
-    moments = [_read_matrices(path) for path in chosen]
+    moments = [read_matrices(path) for path in chosen]
     figure = plot_relations(
         [m["general_source"] for m in moments] if all("general_source" in m for m in moments) else None,
         [m["general_target"] for m in moments],
         [m["target"] for m in moments],
-        labels=[f"step {_step(path)}" for path in chosen],
+        labels=[f"step {relation_step(path)}" for path in chosen],
     )
     return save_figure(figure, run / "relations.png")
+
+
+def relation_files(run: Path) -> list[Path]:
+    """The files of a run's relation matrices, by step."""
+    return sorted((run / "relations").glob("step_*.npz"), key=relation_step)
 
 
 def _draw_panel(ax: Axes, log: list[LogLine], panel: Panel) -> None:
@@ -147,11 +152,13 @@ def _read_log(path: Path) -> list[LogLine]:
     return log
 
 
-def _step(path: Path) -> int:
+def relation_step(path: Path) -> int:
+    """The step of a file of relation matrices."""
     return int(path.stem.removeprefix("step_"))
 
 
-def _read_matrices(path: Path) -> dict[str, NDArray[np.float32]]:
+def read_matrices(path: Path) -> dict[str, NDArray[np.float32]]:
+    """The relation matrices of one step, by name."""
     try:
         with np.load(path, allow_pickle=False) as content:
             return {name: content[name] for name in content.files}
