@@ -47,7 +47,8 @@ class Evaluation:
 class Prediction:
     """Write a lesion mask for every input: of pictures by a run on slices, of volumes by a run on volumes.
 
-    Pictures get a PNG (0 and 255) of the same size and stem. They must look like those of the run's training set: axial
+    Pictures get a PNG (0 and 255) of the same size and stem. They must look like those of the run's training set: your
+    own where it was trained on those (any depth is read then), else axial
     slices in the lung window (black at HU -1250, white at HU 250), cropped to the lungs. COVID-SemiSeg's are also
     rotated by 90 degrees, the front of the body to the left: rotate yours likewise, or the masks will be poor. Colours
     are turned to grey; in 16-bit grey, white is 65535. A picture is read in the orientation that its EXIF (or TIFF) tag

@@ -110,8 +110,9 @@ def draw(run: Path, config: Config, model: nn.Module, data: VolumeData) -> None:
 def show(run: Path, config: Config, console: Console) -> int:
     """See `Wing.show`; names the volumes that could not be scored."""
     metrics = read_volume_metrics(run)
+    fold = "given test volumes" if config.fold is None else f"fold {config.fold}"
     table = Table(
-        title=f"{config.method} on {config.dataset}, fold {config.fold}: {metrics.count} test volumes",
+        title=f"{config.method} on {config.dataset}, {fold}: {metrics.count} test volumes",
         caption=settings_line(config),
     )
     for heading in ("measure", "mean", "standard deviation", "left out as empty"):
