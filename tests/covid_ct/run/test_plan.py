@@ -126,6 +126,22 @@ def test_unlabelled_slices_go_to_the_two_methods_that_take_them():
     assert takes == {"semi-inf-net", "ours-un"}
 
 
+@pytest.mark.parametrize(
+    ("settings", "asked"),
+    [
+        (Settings("demo"), ("--pseudo-groups", "2", "--pseudo-epochs", "1")),
+        (Settings("demo", pseudo_groups=7), ("--pseudo-groups", "7", "--pseudo-epochs", "1")),
+        (Settings("paper"), ()),
+        (Settings("paper", pseudo_groups=40, pseudo_epochs=3), ("--pseudo-groups", "40", "--pseudo-epochs", "3")),
+    ],
+    ids=["demo", "demo-7", "paper", "paper-40"],
+)
+def test_the_demo_takes_few_groups_of_unlabelled_slices(settings, asked):
+    for one in plan("V", SLICES, settings).trainings:
+        given = tuple(word for place, word in enumerate(one.arguments) if "--pseudo" in one.arguments[place - 1] + word)
+        assert given == (asked if "semi-inf-net" in one.arguments else ())
+
+
 def test_table_six_is_60_slices_of_each_source_beside_10_of_the_target():
     images = Images("covid_semiseg", "slices", sources=(LITS, MSD, NSCLC, SourceSet("covid-19-20", ("/c", "/c2"))))
     found = plan("VI", images, Settings("demo")).trainings

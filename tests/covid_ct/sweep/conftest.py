@@ -19,6 +19,7 @@ place = pathlib.Path(sys.argv[0]).parent
 run = pathlib.Path(sys.argv[sys.argv.index("--output") + 1])
 method = sys.argv[sys.argv.index("--method") + 1]
 seen = {"arguments": sys.argv[1:], "environment": dict(os.environ), "folder": os.getcwd(), "process": os.getpid()}
+seen["job"] = os.getppid()
 (place / f"{run.name}.json.new").write_text(json.dumps(seen))
 (place / f"{run.name}.json.new").replace(place / f"{run.name}.json")
 if method == "target":
@@ -30,7 +31,7 @@ waits = method == "general" or method == "ours" and not (run / ".was-here").exis
 if waits:
     try:
         print("waiting", flush=True)
-        time.sleep(60)
+        time.sleep(600)
     except KeyboardInterrupt:
         (run / ".was-here").touch()
         print("interrupted", flush=True)

@@ -183,7 +183,7 @@ def start(here, monkeypatch):
 
 
 def wait_for(true):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while not true():
         assert time.monotonic() < end
         time.sleep(0.02)

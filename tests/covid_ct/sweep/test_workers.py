@@ -9,6 +9,7 @@ import time
 
 import pytest
 from covidct.errors import InputError
+from covidct.sweep import workers as workers_module
 from covidct.sweep.schedule import carry_out
 from covidct.sweep.workers import DebugWorkers, LocalWorkers, SlurmWorkers, _without_interrupts
 
@@ -62,6 +63,7 @@ def jobs(tmp_path, monkeypatch):
         (commands / name).chmod(stat.S_IRWXU)
     monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
     monkeypatch.setenv("JOBS", str(folder))
+    monkeypatch.setattr(workers_module, "LOOK", 0.0)
     return folder
 
 
@@ -76,7 +78,7 @@ def go(trainings, place, workers, at_once=2):
 
 
 def wait_for(true):
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not true():
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -109,13 +111,15 @@ def test_local_stops_what_runs(place, training, tmp_path):
     assert not list(place.own.glob("stop*"))
 
 
-def test_a_job_whose_time_is_up_begins_again_and_goes_on(place, training, tmp_path):
+def test_a_job_whose_place_is_taken_begins_again_and_goes_on(place, training, tmp_path):
     workers = LocalWorkers(place)
-    workers.executor.max_num_timeout = 3
-    workers.executor.update_parameters(timeout_min=4 / 60, signal_delay_s=3)
-    state = go([training("ours")], place, workers)
-    assert state.finished == ["ours"]
+    workers.start(training("ours"))
+    wait_for(place.log("ours").exists)
+    wait_for(lambda: "waiting" in place.log("ours").read_text())
+    os.kill(seen(tmp_path, "ours")["job"], signal.SIGUSR2)
+    wait_for(workers.ended)
     assert place.log("ours").read_text().split() == ["waiting", "interrupted", "done"]
+    assert (place.root / "ours" / "metrics.json").exists()
 
 
 def test_runs_are_spread_over_the_gpus(place, training, monkeypatch):

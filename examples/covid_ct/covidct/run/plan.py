@@ -12,6 +12,8 @@ from covidct.sets.splits import FOLDS
 # Slices that the paper drew: of the source, one a scan, and of the target.
 SOURCE_CASES = {"V": 100, "VI": 60}
 TARGET_CASES = {"VI": 10}
+# Groups of unlabelled slices and epochs after each, in preset demo: all of the phantoms' would take hours.
+DEMO_GROUPS, DEMO_EPOCHS = 2, 1
 # Tables over the five folds; the others are of the published split.
 BY_FOLD = ("III", "IV")
 PRETRAIN = "pretrain"
@@ -55,6 +57,8 @@ class Settings:
     methods: tuple[str, ...] = ()
     source_cases: int | None = None
     target_cases: int | None = None
+    pseudo_groups: int | None = None
+    pseudo_epochs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,7 @@ class _Maker:
             *(self._source(one) if chosen.needs_source else ()),
             *_option("--source-cases", self._source_cases(one.method)),
             *_option("--target-cases", self._target_cases(one.method)),
+            *(self._pseudo_labels() if chosen.pseudo_labels else ()),
             *(("--unlabelled", self.images.unlabelled) if self.images.unlabelled and chosen.needs_unlabelled else ()),
         )
         return Training(self._name(one, seed, where), arguments, start)
@@ -145,6 +150,12 @@ class _Maker:
         yield "--source"
         for source in one.sources:
             yield from source.folders
+
+    def _pseudo_labels(self) -> Iterator[str]:
+        groups, epochs = self.settings.pseudo_groups, self.settings.pseudo_epochs
+        if self.settings.preset == "demo":
+            groups, epochs = groups or DEMO_GROUPS, epochs or DEMO_EPOCHS
+        yield from (*_option("--pseudo-groups", groups), *_option("--pseudo-epochs", epochs))
 
     def _source_cases(self, method: str) -> int | None:
         asked = self.settings.source_cases

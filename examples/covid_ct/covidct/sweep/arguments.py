@@ -57,6 +57,10 @@ class Arguments:
     """Source slices that are drawn, one a scan, instead of the paper's 100 (V) and 60 (VI); 0: all."""
     target_cases: int | None = None
     """Target slices that are drawn, instead of the paper's 10 (VI); 0: all."""
+    pseudo_groups: int | None = None
+    """As train.py, of semi-inf-net: how many groups of unlabelled slices are taken; 2 in preset demo."""
+    pseudo_epochs: int | None = None
+    """As train.py, of semi-inf-net: epochs after each group; 1 in preset demo."""
     output: Path | None = None
     """Folder of the run folders; runs/table-V and so on by default, one for III and IV."""
     at_once: int | None = None
@@ -101,6 +105,8 @@ def make_plan(arguments: Arguments, stages: Stages) -> tuple[Plan, tuple[str, ..
         methods=arguments.methods,
         source_cases=arguments.source_cases,
         target_cases=arguments.target_cases,
+        pseudo_groups=arguments.pseudo_groups,
+        pseudo_epochs=arguments.pseudo_epochs,
     )
     made = plan(arguments.table, images, settings)
     _check_trainings(made, arguments.root.absolute())

@@ -16,6 +16,9 @@ TAIL = 8192
 
 def finished(run: Path) -> bool:
     """Whether every result is there."""
+    with suppress(OSError):
+        # On a network's disk a look at the folder shows what other machines have just written.
+        os.listdir(run)
     try:
         return is_finished(run, read_config(run / "config.json"))
     except InputError:

@@ -35,6 +35,8 @@ REQUEUES = 1000
 # Minutes; on this machine a training has the time that it takes.
 NO_LIMIT = 60 * 24 * 365
 RECORD = "slurm.json"
+# Seconds between two looks at a cluster's jobs.
+LOOK = 5.0
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ class SlurmWorkers(Workers):
         self.executor.update_parameters(**asked)
         self.record = place.own / RECORD
         self.numbers: dict[str, str] = {}
+        self.looked = float("-inf")
         if self.record.exists():
             self.numbers = read_json(self.record, dict[str, str], fix="delete it once no job of it is running")
 
@@ -169,6 +172,13 @@ class SlurmWorkers(Workers):
         self.numbers[training.run] = self.jobs[training.run].job_id
         with writing(self.record):
             write_text(self.record, json.dumps(self.numbers, indent=2) + "\n")
+
+    def ended(self) -> list[str]:
+        """See `Workers`."""
+        if time.monotonic() - self.looked < LOOK:
+            return []
+        self.looked = time.monotonic()
+        return super().ended()
 
     def why(self, run: str) -> str:
         """See `Workers`."""
