@@ -306,7 +306,9 @@ def relation_consistency(
     check_features(a, "a")
     check_features(b, "b")
     relate = relation_matrix if relation is None else relation
-    return relation_distance(relate(a), relate(b), reduction=reduction)
+    first, second = relate(a), relate(b)
+    check_same_relations("relations of a", first, "b", second)
+    return relation_distance(first, second, reduction=reduction)
 
 
 def general_consistency(
