@@ -498,6 +498,25 @@ def test_odd_headers_are_read_in_silence(tmp_path, values, capfd):
     assert not nib.imageglobals.logger.disabled
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("NDims = 3\n", "", "says TransformMatrix before NDims"),
+        # No end of a line to ITK, which goes on without NDims.
+        ("Image\nNDims", "Image\x0bNDims", "says TransformMatrix before NDims"),
+        ("NDims = 3\n", "\x85NDims = 3\n", "says TransformMatrix before NDims"),
+        ("CompressedData =", "CompressedDataSize = \nCompressedData =", "says CompressedDataSize"),
+        ("Offset = 0 0 0\n", "Offset\n", "says 'Offset', which is no field"),
+    ],
+)
+def test_lines_of_a_metaimage_are_those_of_itk(tmp_path, voxels, capfd, old, new, message):
+    assert old in META
+    (tmp_path / "a.mha").write_bytes(META.replace(old, new).encode() + voxels)
+    with pytest.raises(InputError, match=message):
+        open_volume(tmp_path / "a.mha")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_one_volume_twice_among_others(tmp_path, values):
     for name in ("a.nii", "a.nii.gz", "b.nii"):
         save_nifti(tmp_path / name, values)

@@ -92,7 +92,7 @@ def read_nrrd_header(path: Path) -> Declared:
     """What the header of a NRRD file declares; InputError, naming the file, for a header that cannot be."""
     text, end = _header_text(path, re.compile(rb"\r?\n\r?\n"))
     fields = {}
-    for line in text.splitlines()[1:]:
+    for line in _lines(text)[1:]:
         key, mark, value = line.partition(": ")
         if line.startswith("#") or ":=" in line or not line.strip():
             continue
@@ -127,15 +127,20 @@ def read_meta_header(path: Path) -> Declared:
     """What the header of a MetaImage declares; InputError, naming the file, for a header that cannot be."""
     text, end = _header_text(path, re.compile(rb"(?:^|\n)[ \t]*ElementDataFile[ \t]*[=:][^\n]*(?:\n|\Z)"))
     fields: dict[str, str] = {}
-    for line in text.splitlines():
-        key, _, value = (part.strip() for part in re.split("([=:])", f"{line}=", maxsplit=1))
+    for line in _lines(text):
+        key, _, value = (part.strip(" \t\r") for part in re.split("([=:])", f"{line}=", maxsplit=1))
         if key in fields or len(key) > _LONGEST_KEY:
             raise unreadable(
                 path, f"its header says {line[:40]!r}, {'twice' if key in fields else 'which is no field'}"
             )
+        if key and not value:
+            raise unreadable(path, f"its header says {line[:40]!r}, which is no field")
+        if key in (*_PER_AXIS, *_PER_PAIR) and "NDims" not in fields:
+            raise unreadable(path, f"its header says {key} before NDims")
         if key in _META_FIELDS:
             fields[key] = value.removesuffix("=").strip()
     shape = _shape(path, fields, "NDims", "DimSize", "MetaImage")
+    _number(path, fields, "CompressedDataSize", 0)
     for key, count in [(key, len(shape)) for key in _PER_AXIS] + [(key, len(shape) ** 2) for key in _PER_PAIR]:
         _numbers(path, fields, key, count)
     if (channels := _number(path, fields, "ElementNumberOfChannels", 1)) != 1:
@@ -172,6 +177,11 @@ def _header_text(path: Path, end: re.Pattern[bytes]) -> tuple[str, int]:
     if b"\0" in header or max(map(len, header.splitlines()), default=0) > _LONGEST_LINE:
         raise unreadable(path, "its header is no text")
     return header.decode("utf-8", "replace"), len(header)
+
+
+def _lines(text: str) -> list[str]:
+    """Lines as ITK has them: `str.splitlines` ends one at other characters, too."""
+    return [line.removesuffix("\r") for line in text.split("\n")]
 
 
 def _shape(path: Path, fields: dict[str, str], axes: str, sizes: str, what: str) -> tuple[int, ...]:
