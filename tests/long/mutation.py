@@ -37,7 +37,12 @@ SOURCES = {
     "models": ("relcons/models/*.py", "relcons/networks/*.py"),
 }
 TESTS = {
-    "core": (*(f"tests/test_{name}.py" for name in CORE), "tests/parts", "tests/networks", "tests/models/test_build.py"),
+    "core": (
+        *(f"tests/test_{name}.py" for name in CORE),
+        "tests/parts",
+        "tests/networks",
+        "tests/models/test_build.py",
+    ),
     "models": ("tests/models", "tests/networks", "tests/parts", "tests/test_losses.py"),
 }
 ELSEWHERE = {"core": ("tests/test_import.py", "tests/test_distributed.py"), "models": ()}
