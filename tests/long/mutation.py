@@ -176,11 +176,11 @@ class Copy:
         os.utime(path, (self.clock, self.clock))
 
 
-def baseline(copy: Copy, room: str, cache: Path | None) -> Recorder:
+def baseline(copy: Copy, tests: list[str], cache: Path | None) -> Recorder:
     """Which test runs which lines, from one call of them all; SystemExit if one fails without a mutant."""
     if cache is not None and cache.exists():
         return pickle.loads(cache.read_bytes())  # type: ignore[no-any-return]
-    report = run_tests(copy.folder, list(TESTS[room]), Recorder(f"{copy.folder}/"), 7200)
+    report = run_tests(copy.folder, tests, Recorder(f"{copy.folder}/"), 7200)
     if report.code != 0 or report.recorder is None:
         sys.exit((copy.folder / "output.txt").read_text(errors="replace")[-3000:])
     if cache is not None:
@@ -237,6 +237,7 @@ def main() -> int:
     parser.add_argument("--sample", type=int, help="so many mutants, drawn; without it all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="only files whose path contains this")
+    parser.add_argument("--tests", nargs="+", help="test files, instead of the room's")
     parser.add_argument("--seconds", type=float, default=60, help="of tests for a mutant, as they run without it")
     parser.add_argument("--log", type=Path, help="file of one JSON line a mutant; those in it are not run again")
     parser.add_argument("--lines", type=Path, help="file that keeps which test runs which lines, for later calls")
@@ -251,7 +252,7 @@ def main() -> int:
     done = _logged(arguments.log, arguments.again)
     with tempfile.TemporaryDirectory() as folder:
         copy = Copy(Path(folder).resolve())
-        known = baseline(copy, arguments.room, arguments.lines)
+        known = baseline(copy, arguments.tests or list(TESTS[arguments.room]), arguments.lines)
         known.package = f"{copy.folder}/"
         for file, mutant in order:
             key = (file, mutant.lines[0], mutant.change)
