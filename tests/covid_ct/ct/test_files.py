@@ -433,6 +433,15 @@ def test_another_kind_of_file_than_its_name_says(tmp_path, values, voxels, name,
         open_volume(tmp_path / name)
 
 
+def test_voxels_that_are_not_fetched_are_told_with_the_file_that_was_asked_for(tmp_path):
+    (tmp_path / "a.mhd").write_text(META.replace("LOCAL", "b.raw"))
+    (tmp_path / "b.raw").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(
+        InputError, match=r"/b\.raw, the voxels of .*/a\.mhd, is a Git LFS pointer, not the file itself"
+    ):
+        open_volume(tmp_path / "a.mhd")
+
+
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
 def test_slices_that_are_shifted_within_their_plane(tmp_path, suffix):
     # A gantry tilted by 30 degrees: voxels of 2 x 2 x 3 mm, each slice tan(30) * 3 mm further along y.

@@ -81,9 +81,9 @@ def check_path(path: Path) -> None:
         raise InputError(f"{path} is {what}, not a file; give a regular file")
 
 
-def head_of(path: Path) -> bytes:
-    """The first bytes of the file at `path`, of which `kind_of` tells what it is."""
-    with reading(path), path.open("rb") as file:
+def head_of(path: Path, what: str = "") -> bytes:
+    """The first bytes of the file at `path`, of which `kind_of` tells what it is; `what` as in `unreadable`."""
+    with reading(path, what), path.open("rb") as file:
         return file.read(HEAD)
 
 
@@ -95,10 +95,13 @@ def kind_of(head: bytes) -> str | None:
     return None
 
 
-def check_fetched(path: Path, head: bytes) -> None:
-    """InputError if the file at `path` only says where the content is, as Git LFS and git-annex leave them."""
+def check_fetched(path: Path, head: bytes, role: str = "") -> None:
+    """InputError if the file at `path` only says where the content is, as Git LFS and git-annex leave them.
+
+    `role` says in the message what the file is to another one that was asked for.
+    """
     if (kind := kind_of(head)) in _POINTERS:
-        raise InputError(f"{path} is {_REMEDY[kind]}")
+        raise InputError(f"{path}{role} is {_REMEDY[kind]}")
 
 
 def check_content(path: Path, head: bytes, *expected: str) -> None:

@@ -48,7 +48,8 @@ def open_itk(path: Path) -> tuple[Grid, np.dtype[Any], StreamedVoxels | _Written
     check_shape(path, declared.shape)
     start = declared.start
     if declared.data != path:
-        check_fetched(declared.data, head_of(declared.data))
+        head = head_of(declared.data, f" as the voxels of {path}")
+        check_fetched(declared.data, head, f", the voxels of {path},")
     check_extent(path, declared.shape, declared.need, data=declared.data, packing=declared.packing, skip=start)
     reader = sitk.ImageFileReader()
     with reading(path), quiet():
