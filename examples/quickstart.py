@@ -1,10 +1,12 @@
 """A model with two encoders, trained on synthetic discs: seconds on a CPU."""
 
+# --8<-- [start:imports]
 import segmentation_models_pytorch as smp
 import torch
 
 from relcons import DualEncoderUNet, GaussianRampUp, RelationLoss
 
+# --8<-- [end:imports]
 STEPS = 20
 GRID = torch.stack(torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij"))
 
