@@ -27,9 +27,7 @@ def test_wrong_channels(name: str, batches: tuple[tuple[int, ...], ...]) -> None
 def test_wrong_channels_of_a_known_network_and_of_a_copy() -> None:
     model = copy.deepcopy(DualEncoderUNet(smp.Unet("resnet18", encoder_weights=None, in_channels=3)).eval())
     assert model(torch.rand(1, 3, 32, 32)).shape == (1, 1, 32, 32)
-    with pytest.raises(
-        ValueError, match=r"C = 3, .* got \(1, 1, 32, 32\); convert .* for 1 input"
-    ):
+    with pytest.raises(ValueError, match=r"C = 3, .* got \(1, 1, 32, 32\); convert .* for 1 input"):
         model(torch.rand(1, 1, 32, 32))
 
 
