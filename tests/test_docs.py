@@ -209,11 +209,10 @@ def test_site_builds_strictly_with_every_public_name(tmp_path: Path) -> None:
 
 def requests(site: Path) -> list[str]:
     """What pages and style sheets make a browser load from another host."""
-    page = r"""<(?:script|img|iframe|source|video|audio|embed|input)\b[^>]*?\bs(?:rc|rcset)=["']?((?:https?:)?//[^"' >]+)"""
-    linked = (
-        r"""<link\b(?=[^>]*\brel=["']?(?:stylesheet|preload|preconnect|icon|modulepreload|manifest|dns-prefetch))"""
-    )
-    linked += r"""[^>]*?\bhref=["']?((?:https?:)?//[^"' >]+)"""
+    url = r"""["']?((?:https?:)?//[^"' >]+)"""
+    page = r"<(?:script|img|iframe|source|video|audio|embed|input)\b[^>]*?\bs(?:rc|rcset)=" + url
+    loaded = "stylesheet|preload|preconnect|icon|modulepreload|manifest|dns-prefetch"
+    linked = rf"""<link\b(?=[^>]*\brel=["']?(?:{loaded}))[^>]*?\bhref={url}"""
     sheet = r"""(?:url\(|@import)\s*["']?((?:https?:)?//[^"') ]+)"""
     found = []
     for file in sorted(site.rglob("*")):
