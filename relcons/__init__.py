@@ -1,4 +1,26 @@
-"""Losses on how features relate, and segmentation models with several encoders and one decoder."""
+"""Losses on how features relate, and segmentation models with several encoders and one decoder.
+
+A training step is one forward and one backward pass:
+
+    model = relcons.DualEncoderUNet(net)  # net: a network of smp, nnU-Net's or MONAI's, or UNetParts of your own
+    relation = relcons.RelationLoss(weight=relcons.GaussianRampUp(total_steps))
+
+    out = model(x_target, source=x_source)  # the source images need no labels
+    loss = segmentation(out.logits, y_target) + relation(out)
+    loss.backward()
+    optimizer.step()
+    relation.step()
+
+Models: DualEncoderUNet, MultiEncoderUNet (and what they return, DualEncoderOutput, MultiEncoderOutput); UNetParts
+makes one of any network, split_unet shows the parts of a known one.
+Losses: RelationLoss takes a model's output; GeneralConsistencyLoss and TargetConsistencyLoss take two feature maps;
+GramRelation is the relation that all compare by default; functional has the formulas.
+Their weight: ConstantWeight, GaussianRampUp, LinearRampUp, CosineRampUp.
+Who may move what: GradientRouter.
+
+Importing relcons loads torch and nothing else. Imported by their own names: relcons.plot (pictures of relation
+matrices) and relcons.integrations.lightning and .nnunet (trainers).
+"""
 
 from importlib.metadata import version
 

@@ -1,7 +1,8 @@
 """Checks at the boundary: what the caller gave, what was expected, and the fix."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Integral, Real
 
 from torch import Tensor
@@ -17,6 +18,7 @@ __all__ = [
     "check_same_channels",
     "check_same_relations",
     "check_size",
+    "needing",
 ]
 
 
@@ -129,3 +131,14 @@ def check_eps(eps: float) -> None:
     """Raise ValueError unless ``eps`` is a share below which a channel can count as dead."""
     if not 0 <= eps < 1:
         raise ValueError(f"eps must be in [0, 1), got {eps!r}; the default is 1e-6")
+
+
+@contextmanager
+def needing(extra: str, what: str) -> Iterator[None]:
+    """Around imports of what ``extra`` brings: an ImportError in it becomes one that names the extra's command."""
+    try:
+        yield
+    except ImportError as error:
+        library = (error.name or "a library").partition(".")[0]
+        kind = ModuleNotFoundError if isinstance(error, ModuleNotFoundError) else ImportError
+        raise kind(f'{what} needs {library} ({error}); pip install "relcons[{extra}]"', name=error.name) from error

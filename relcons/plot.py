@@ -1,4 +1,4 @@
-"""Pictures of relation matrices. Needs matplotlib: ``pip install matplotlib``."""
+"""Pictures of relation matrices. Needs matplotlib: ``pip install "relcons[plot]"``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
+
+from relcons.checks import needing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -203,10 +205,9 @@ def _write_titles(axes: Sequence[Axes], *, general: bool) -> None:
 
 
 def _require_matplotlib() -> None:
-    try:
+    with needing("plot", "relcons.plot"):
         import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise ImportError("relcons.plot needs matplotlib: pip install matplotlib") from error
+        import numpy as np  # noqa: F401
 
 
 def _new_figure(figsize: tuple[float, float]) -> Figure:

@@ -66,6 +66,11 @@ class GradientRouter:
             self._names.setdefault(parameter, f"parameter {number} of the optimiser")
         self._check_routes(set(optimised))
 
+    def __repr__(self) -> str:
+        """Each loss with the number of parameter tensors on its route."""
+        routes = ", ".join(f"{name!r}: {len(route)}" for name, route in self._routes.items())
+        return f"{type(self).__name__}({type(self.optimizer).__name__}, parameters by loss: {{{routes}}})"
+
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Add each loss's gradient to ``.grad`` of the parameters on its route, and of no others.
 

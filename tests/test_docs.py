@@ -9,7 +9,9 @@ import re
 import runpy
 import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -31,9 +33,12 @@ MODULES = sorted(
 )
 
 
-def quickstart_region() -> str:
+def quickstart_regions() -> str:
     script = (ROOT / "examples/quickstart.py").read_text(encoding="utf-8")
-    return script.split("# --8<-- [start:loop]\n")[1].split("# --8<-- [end:loop]\n")[0]
+    return "".join(
+        script.split(f"# --8<-- [start:{name}]\n")[1].split(f"# --8<-- [end:{name}]\n")[0]
+        for name in ("imports", "loop")
+    )
 
 
 def documented() -> list[str]:
@@ -41,14 +46,16 @@ def documented() -> list[str]:
     return [name for page in pages for name in re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.M)]
 
 
-def test_readme_shows_the_quickstart_region() -> None:
-    assert f"```python\n{quickstart_region()}```\n" in README
+def test_readme_shows_the_quickstart_before_the_tests() -> None:
+    shown = f"```python\n{quickstart_regions()}```\n"
+    assert shown in README
+    assert README.index(shown) < README.index(COMMANDS[1])
 
 
 def test_quickstart_is_short() -> None:
     script = (ROOT / "examples/quickstart.py").read_text(encoding="utf-8")
     assert len(script.splitlines()) < 40
-    assert len([line for line in quickstart_region().splitlines() if line]) <= 15
+    assert len([line for line in quickstart_regions().splitlines() if line]) <= 15
 
 
 @pytest.mark.slow
@@ -94,12 +101,42 @@ def test_paths_of_the_readme_exist() -> None:
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
-def test_the_site_gives_every_target_of_the_readme_its_own() -> None:
-    names = set(re.findall(r"^\[([\w-]+)\]: ", README, re.M))
-    index = (ROOT / "docs/index.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\[([\w-]+)\]: ", index, re.M)) == names
-    # Inline links to files would work in one of the two places only.
+def test_links_of_the_readme_are_named_where_files_are_meant() -> None:
+    """A package index takes them out by their names; an inline link to a file would stay there, dead."""
     assert re.findall(r"\]\((?!https://)[^)]*\)", README) == []
+
+
+def test_the_readme_of_the_packages_links_to_no_file() -> None:
+    hooks = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["metadata"]["hooks"]
+    shown = README
+    for substitution in hooks["fancy-pypi-readme"]["substitutions"]:
+        shown, made = re.subn(substitution["pattern"], substitution["replacement"], shown)
+        assert made > 0, substitution
+    assert re.findall(r"\]\[|^\[[^\]]+\]: |!\[|<!--|\]\((?!https://)", shown, re.M) == []
+    assert re.findall(r"^## .*", shown, re.M) == [
+        line for line in re.findall(r"^## .*", README, re.M) if "looks" not in line
+    ]
+    assert "with a network of your own;\n" in shown
+
+
+@pytest.mark.slow
+def test_packages_hold_what_they_should(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "--directory", tmp_path]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (sdist,), (wheel,) = tmp_path.glob("*.tar.gz"), tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert {name.split("/")[0] for name in names} == {"relcons", f"relcons-{relcons.__version__}.dist-info"}
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "relcons").rglob("*.py")} | {"relcons/py.typed"}
+    assert {name for name in names if name.startswith("relcons/")} == modules
+    with tarfile.open(sdist) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    top = (
+        "CITATION.cff CONTRIBUTING.md LICENSE PKG-INFO README.md .gitignore .ci docs examples mkdocs.yml pyproject.toml"
+    )
+    assert {name.split("/")[0] for name in held} == {*top.split(), "relcons", "tests"}
+    assert {*modules, "tests/test_docs.py", "docs/index.md", "examples/quickstart.py", ".ci/run"} <= held
+    assert [name for name in held if "__pycache__" in name or name.startswith(("runs", "site/"))] == []
 
 
 def test_public_names_are_sorted_and_importable() -> None:
@@ -168,7 +205,37 @@ def test_site_builds_strictly_with_every_public_name(tmp_path: Path) -> None:
     assert 'class="gp"' in (tmp_path / "api/losses/index.html").read_text(encoding="utf-8")
     for page, shown in (("tutorials/first-model", "DiceLoss"), ("guides/loops", "prepare_batch")):
         assert shown in (tmp_path / page / "index.html").read_text(encoding="utf-8"), page
-    index = (tmp_path / "index.html").read_text(encoding="utf-8")
+    idea = (tmp_path / "idea/index.html").read_text(encoding="utf-8")
     for picture in ("assets/relations.png", "assets/predictions.png"):
-        assert f'src="{picture}"' in index
+        assert f'src="../{picture}"' in idea
         assert (tmp_path / picture).exists()
+    assert "<code" in (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert requests(tmp_path) == []
+    assert (tmp_path / "assets/katex/fonts/KaTeX_Main-Regular.woff2").exists()
+
+
+def requests(site: Path) -> list[str]:
+    """What pages and style sheets make a browser load from another host."""
+    url = r"""["']?((?:https?:)?//[^"' >]+)"""
+    page = r"<(?:script|img|iframe|source|video|audio|embed|input)\b[^>]*?\bs(?:rc|rcset)=" + url
+    loaded = "stylesheet|preload|preconnect|icon|modulepreload|manifest|dns-prefetch"
+    linked = rf"""<link\b(?=[^>]*\brel=["']?(?:{loaded}))[^>]*?\bhref={url}"""
+    sheet = r"""(?:url\(|@import)\s*["']?((?:https?:)?//[^"') ]+)"""
+    found = []
+    for file in sorted(site.rglob("*")):
+        patterns = {".html": (page, linked, sheet), ".css": (sheet,)}.get(file.suffix, ())
+        text = file.read_text(encoding="utf-8") if patterns else ""
+        found += [f"{file.relative_to(site)}: {url}" for pattern in patterns for url in re.findall(pattern, text)]
+    return found
+
+
+def test_requests_are_seen(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text(
+        '<a href="https://a.org">fine</a><script defer src="https://b.org/x.js"></script><img src=//c.org/y.png>'
+        '<link href="https://d.org/z.css" rel="stylesheet"><link rel="canonical" href="https://e.org">'
+        '<img src="../own.png"><style>p { background: url(https://f.org/q) }</style>',
+        encoding="utf-8",
+    )
+    (tmp_path / "b.css").write_text('@import "https://g.org/s.css"; a { src: url(own.woff2) }', encoding="utf-8")
+    hosts = [re.sub(r".*//(\w)\.org.*", r"\1", line) for line in requests(tmp_path)]
+    assert hosts == ["b", "c", "d", "f", "g"]

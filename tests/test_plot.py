@@ -162,5 +162,5 @@ def test_exception_counts_and_shapes():
 @pytest.mark.parametrize("call", [lambda r: plot_relation(r), lambda r: plot_relations(r, r, r)])
 def test_exception_without_matplotlib(monkeypatch, call):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match="pip install matplotlib"):
+    with pytest.raises(ImportError, match=r'relcons.plot needs matplotlib .*; pip install "relcons\[plot\]"'):
         call(relation(0))

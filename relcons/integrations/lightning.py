@@ -24,7 +24,9 @@ def _installed() -> Any:
     for name in names:
         if find_spec(name.partition(".")[0]) is not None:
             return import_module(name)
-    raise ImportError("Lightning is not installed; pip install pytorch-lightning", name="pytorch_lightning")
+    raise ModuleNotFoundError(
+        'relcons.integrations.lightning needs Lightning; pip install "relcons[lightning]"', name="pytorch_lightning"
+    )
 
 
 if TYPE_CHECKING:

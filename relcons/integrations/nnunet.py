@@ -8,18 +8,27 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 
+from relcons.checks import needing
 from relcons.functional import Reduction
-from relcons.integrations.nnunet_source import find_source, source_batches
-from relcons.integrations.nnunet_start import START, load_start, read_weights
 from relcons.losses import RelationLoss, RelationTerms
 from relcons.models import DualEncoderUNet
 from relcons.relations import GramRelation
 from relcons.schedules import GaussianRampUp
+
+try:
+    with needing("nnunet", "relcons.integrations.nnunet"):
+        import numpy as np
+        from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+except ImportError as error:
+    if __name__ == "__main__":  # its output is taken into a variable: one line says why that stays empty
+        raise SystemExit(str(error)) from None
+    raise
+
+from relcons.integrations.nnunet_source import find_source, source_batches
+from relcons.integrations.nnunet_start import START, load_start, read_weights
 
 __all__ = [
     "TRAINERS",

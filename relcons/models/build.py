@@ -15,8 +15,8 @@ __all__ = [
     "build_fusion",
     "build_generals",
     "check_finest_first",
+    "check_input",
     "check_levels",
-    "check_size",
 ]
 
 FusionKind = Literal["project", "concat"]
@@ -40,8 +40,13 @@ def check_levels(levels: Sequence[int], widths: Sequence[int], name: str = "leve
     return tuple(found)
 
 
-def check_size(name: str, x: Tensor, divisors: Sequence[int] | None) -> None:
-    """ValueError for images whose spatial sizes the network would not take."""
+def check_input(name: str, x: Tensor, divisors: Sequence[int] | None, channels: int | None) -> None:
+    """ValueError for images whose channels or spatial sizes the network would not take."""
+    if channels is not None and x.ndim > 1 and x.shape[1] != channels:
+        raise ValueError(
+            f"{name} must be (B, C, *spatial) with C = {channels}, as the network was built, got {tuple(x.shape)}; "
+            f"convert the images, or build the network for {x.shape[1]} input channels"
+        )
     if divisors is None:
         return
     sizes, axes = x.shape[2:], len(divisors)

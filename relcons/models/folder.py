@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from relcons.checks import needing
+
 __all__ = ["CARD", "CONFIG", "FORMAT", "HUB_NAME", "WEIGHTS", "fill", "locate", "read_config", "write"]
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -31,7 +33,8 @@ def locate(path: str | os.PathLike[str], revision: str | None = None, token: str
         raise ValueError(
             f'path must be a folder that save_pretrained wrote or a hub name such as "user/model", got {str(path)!r}'
         )
-    from huggingface_hub import snapshot_download
+    with needing("hub", "from_pretrained"):
+        from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(path, revision=revision, token=token, allow_patterns=[CONFIG, WEIGHTS]))
@@ -73,8 +76,9 @@ def read_config(file: Path) -> dict[str, Any]:
 
 def fill(model: nn.Module, file: Path) -> None:
     """Give ``model`` the file's weights, in the file's types."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    with needing("hub", "from_pretrained"):
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
 
     try:
         saved = load_file(file)

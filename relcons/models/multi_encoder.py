@@ -15,8 +15,8 @@ from relcons.models.build import (
     build_fusion,
     build_generals,
     check_finest_first,
+    check_input,
     check_levels,
-    check_size,
 )
 from relcons.models.pretrained import Pretrained
 from relcons.models.trial import try_out
@@ -117,6 +117,7 @@ class MultiEncoderUNet(Pretrained):
         self._pass = parts.segment
         self._divisors = parts.divisors
         self._stacked = parts.stacked
+        self._input_channels: int | None = None
         self._frozen: tuple[str, ...] | None = None
         self._network = parts.describe()
         self._follow(parts)
@@ -159,7 +160,7 @@ class MultiEncoderUNet(Pretrained):
         labelled = [x] if unlabelled is None else [x, unlabelled]
         for name, batch in (("x", x), ("unlabelled", unlabelled), *(("source", batch) for batch in sources)):
             if batch is not None:
-                check_size(name, batch, self._divisors)
+                check_input(name, batch, self._divisors, self._input_channels)
         general = [
             self._encode(encoder, labelled if batch is None else [*labelled, batch])
             for encoder, batch in zip(self.general_encoders, sources, strict=True)
@@ -240,7 +241,10 @@ class MultiEncoderUNet(Pretrained):
 
     def extra_repr(self) -> str:
         """Arguments, for ``repr``."""
-        return f"levels={self.levels}, fuse_levels={self.fusion.levels}, route={self.route!r}, outputs={self.outputs!r}"
+        return (
+            f"generals={len(self.general_encoders)}, levels={self.levels}, fuse_levels={self.fusion.levels}, "
+            f"route={self.route!r}, outputs={self.outputs!r}, general_is_frozen={self._frozen is not None}"
+        )
 
     def _decoding(self) -> list[nn.Module]:
         heads = [] if self.classification_head is None else [self.classification_head]

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from relcons.checks import needing
 from relcons.models.build import build_fusion
 from relcons.models.card import write_card
 from relcons.models.folder import CARD, CONFIG, FORMAT, HUB_NAME, WEIGHTS, fill, locate, read_config, write
@@ -27,7 +28,8 @@ __all__ = ["load", "push", "save"]
 
 def save(model: Any, folder: str | os.PathLike[str], licence: str | None) -> None:
     """Write ``model`` into ``folder``, each file whole or not at all; a card that is there stays."""
-    from safetensors.torch import save_model
+    with needing("hub", "save_pretrained"):
+        from safetensors.torch import save_model
 
     folder = Path(folder)
     try:
@@ -66,7 +68,8 @@ def push(
     message: str,
 ) -> str:
     """Save ``model`` into a folder that does not stay, and upload that."""
-    from huggingface_hub import HfApi
+    with needing("hub", "push_to_hub"):
+        from huggingface_hub import HfApi
 
     if not isinstance(name, str) or not HUB_NAME.fullmatch(name):
         raise ValueError(f'name must be a hub name such as "user/model", got {name!r}')

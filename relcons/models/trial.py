@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from relcons.models.build import check_finest_first
 from relcons.parts.parts import UNetParts
@@ -18,12 +19,14 @@ def try_out(model: Any, forward: Callable[..., Any], parts: UNetParts) -> None:
     Where the network takes none of the parts' examples, nothing is found and nothing refused.
     """
     widths: list[tuple[int, ...]] = []
+    channels: list[int | None] = []
 
     def run(x: Tensor) -> tuple[Tensor, Sequence[Tensor], list[Any]]:
         maps = _maps_of("net", model.target_encoder, x)
         widths.append(tuple(features.shape[1] for features in maps))
         for encoder in model.general_encoders:
             _maps_of("general", encoder, x)
+        channels.append(_only_channels([model.target_encoder, *model.general_encoders], x))
         evaluated = forward(x, features=True)
         for module in model.children():
             set_branches_to_training(module)
@@ -50,6 +53,7 @@ def try_out(model: Any, forward: Callable[..., Any], parts: UNetParts) -> None:
     if result is None:
         return
     x, maps_of_x, passes = result
+    model._input_channels = channels[-1]
     for name, levels in (("levels", model.levels), ("fuse_levels", model.fusion.levels)):
         for level in levels:
             if maps_of_x[level] is x:
@@ -58,6 +62,20 @@ def try_out(model: Any, forward: Callable[..., Any], parts: UNetParts) -> None:
     if outputs == "auto" and isinstance(logits, list | tuple):
         check_finest_first(logits)  # better now than at the first validation
     _freeze_dead_ends(model, passes)
+
+
+def _only_channels(encoders: Sequence[nn.Module], x: Tensor) -> int | None:
+    """Channels of ``x`` where no encoder takes another number; None where one does (grey made to colour, say)."""
+    channels = x.shape[1]
+    for encoder in encoders:
+        for other in {1, channels + 1} - {channels}:
+            try:
+                with torch.no_grad():
+                    encoder(x[:, :1].repeat_interleave(other, 1))
+            except Exception:  # whatever a network makes of it; most refuse in their first layer
+                continue
+            return None
+    return channels
 
 
 def _freeze_dead_ends(model: Any, passes: Sequence[Any]) -> None:

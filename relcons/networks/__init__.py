@@ -66,13 +66,7 @@ def build_network(family: str, name: str, arguments: dict[str, Any]) -> nn.Modul
     _check_numbers(arguments)
     if family == "monai":  # its networks keep no arguments, and describe() gives None for them
         raise ValueError("networks of MONAI are not built by name; build it and pass it as net=")
-    try:
-        library = import_module(FAMILIES[family])
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"the network is of {family}, which is not installed; install it with pip", name=family
-        ) from error
-    network: nn.Module = library.build(name, arguments)
+    network: nn.Module = import_module(FAMILIES[family]).build(name, arguments)
     return network
 
 

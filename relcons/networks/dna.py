@@ -8,14 +8,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
-from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD
-from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
 
+from relcons.checks import needing
 from relcons.parts.layers import first_convolution, reset_parameters, take_channels
 from relcons.parts.nested import shallow_copy
 from relcons.parts.parts import Extra, UNetParts, wider
+
+with needing("dna", "relcons.networks.dna"):
+    from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+    from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD
+    from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 
 __all__ = ["DnaParts", "build", "describe", "split"]
 

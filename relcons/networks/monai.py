@@ -7,19 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from monai.networks.blocks.upsample import SubpixelUpsample
-from monai.networks.layers.simplelayers import SkipConnection
-from monai.networks.nets.attentionunet import AttentionLayer, AttentionUnet
-from monai.networks.nets.basic_unet import BasicUNet
-from monai.networks.nets.dynunet import DynUNet
-from monai.networks.nets.flexible_unet import FLEXUNET_BACKBONE, FlexibleUNet
-from monai.networks.nets.segresnet import SegResNet
-from monai.networks.nets.swin_unetr import SwinUNETR, WindowAttention
-from monai.networks.nets.unet import UNet
-from monai.networks.nets.vnet import VNet
-from monai.networks.utils import icnr_init
 from torch import Tensor, nn
 
+from relcons.checks import needing
 from relcons.networks.monai_modules import (
     DownPath,
     DynUNetDecoder,
@@ -31,6 +21,19 @@ from relcons.networks.monai_modules import (
 from relcons.parts.layers import first_convolution, in_place_of, reset_parameters, small_inputs, take_channels
 from relcons.parts.parts import Extra, UNetParts, wider
 from relcons.parts.reach import evaluating, probe
+
+with needing("monai", "relcons.networks.monai"):
+    from monai.networks.blocks.upsample import SubpixelUpsample
+    from monai.networks.layers.simplelayers import SkipConnection
+    from monai.networks.nets.attentionunet import AttentionLayer, AttentionUnet
+    from monai.networks.nets.basic_unet import BasicUNet
+    from monai.networks.nets.dynunet import DynUNet
+    from monai.networks.nets.flexible_unet import FLEXUNET_BACKBONE, FlexibleUNet
+    from monai.networks.nets.segresnet import SegResNet
+    from monai.networks.nets.swin_unetr import SwinUNETR, WindowAttention
+    from monai.networks.nets.unet import UNet
+    from monai.networks.nets.vnet import VNet
+    from monai.networks.utils import icnr_init
 
 __all__ = ["MonaiParts", "split"]
 

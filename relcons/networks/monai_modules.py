@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 
 import torch
-from monai.networks.nets.dynunet import DynUNet
-from monai.networks.nets.segresnet import SegResNet
-from monai.networks.nets.swin_unetr import SwinUNETR
 from torch import Tensor, nn
+
+from relcons.checks import needing
+
+with needing("monai", "relcons.networks.monai"):
+    from monai.networks.nets.dynunet import DynUNet
+    from monai.networks.nets.segresnet import SegResNet
+    from monai.networks.nets.swin_unetr import SwinUNETR
 
 __all__ = ["DownPath", "DynUNetDecoder", "SegResNetDecoder", "SegResNetEncoder", "SwinUNETREncoder", "UpPath"]
 

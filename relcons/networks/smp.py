@@ -6,15 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import segmentation_models_pytorch as smp
-import timm
 import torch
-from segmentation_models_pytorch.base import SegmentationModel
-from segmentation_models_pytorch.base.initialization import initialize_decoder
 from torch import Tensor, nn
 
+from relcons.checks import needing
 from relcons.parts.layers import in_place_of
 from relcons.parts.parts import Extra, UNetParts, wider
+
+with needing("smp", "relcons.networks.smp"):
+    import segmentation_models_pytorch as smp
+    import timm
+    from segmentation_models_pytorch.base import SegmentationModel
+    from segmentation_models_pytorch.base.initialization import initialize_decoder
 
 __all__ = ["SmpParts", "build", "describe", "split"]
 

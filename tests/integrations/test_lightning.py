@@ -345,4 +345,4 @@ except ImportError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "Lightning is not installed; pip install pytorch-lightning\n"
+    assert done.stdout == 'relcons.integrations.lightning needs Lightning; pip install "relcons[lightning]"\n'

@@ -136,6 +136,9 @@ COLUMNS: dict[str, Callable[[Case, str], str]] = {
 }
 
 
+HEADER = ("network", "", *FUSIONS, "deep supervision", "but for")
+
+
 def present(output: Any) -> list[Tensor]:
     return flat(output if isinstance(output, Tensor) else [part for part in output if part is not None])
 
@@ -144,11 +147,6 @@ def first_line(error: BaseException) -> str:
     text = " ".join(str(error).split("\n\n")[0].split())
     text = re.sub(r"/\S*/site-packages/", "", text)
     return f"{type(error).__name__}: {text[:300]}"
-
-
-def row(case: Case, fusion: str, reasons: list[str]) -> list[str]:
-    """Every cell of a network and fusion; where one fails, the number of the reason."""
-    return numbered(case, fusion, attempts(case, fusion), reasons)
 
 
 def attempts(case: Case, fusion: str) -> list[tuple[str, str]]:
@@ -163,13 +161,40 @@ def attempts(case: Case, fusion: str) -> list[tuple[str, str]]:
     return found
 
 
-def numbered(case: Case, fusion: str, found: list[tuple[str, str]], reasons: list[str]) -> list[str]:
-    cells = []
-    for text, reason in found:
-        if reason and reason not in reasons:
-            reasons.append(reason)
-        cells.append(f"{text} ({reasons.index(reason) + 1})" if reason else text)
-    return [case.name, f"{len(case.size) - 1}D", fusion, *cells]
+def row(case: Case, both: list[list[tuple[str, str]]], reasons: list[str]) -> list[str]:
+    """A network's line: each fusion, deep supervision, and by name every column that is not a plain yes.
+
+    Args:
+        case: the network.
+        both: what `attempts` found for each of `FUSIONS`.
+        reasons: of failures so far; new ones are added, and lines give their numbers.
+    """
+    cells, exceptions, supervised = [], {}, "none"
+    for fusion, found in zip(FUSIONS, both, strict=True):
+        outcomes = {
+            column: _numbered(text, reason, reasons) for column, (text, reason) in zip(COLUMNS, found, strict=True)
+        }
+        if len(set(outcomes.values())) == 1 and "yes" not in outcomes.values():
+            cells.append(outcomes["train"])  # it cannot even be built
+            continue
+        supervised = outcomes.pop("deep supervision")
+        others = {f"{column}: {text}" for column, text in outcomes.items() if text != "yes"}
+        cells.append("yes" if not others else "but for")
+        exceptions[fusion] = others
+    common = set.intersection(*exceptions.values()) if exceptions else set()
+    named = [
+        *sorted(common),
+        *(f"{fusion}, {one}" for fusion, own in exceptions.items() for one in sorted(own - common)),
+    ]
+    return [case.name, f"{len(case.size) - 1}D", *cells, supervised, "; ".join(named)]
+
+
+def _numbered(text: str, reason: str, reasons: list[str]) -> str:
+    if not reason:
+        return text
+    if reason not in reasons:
+        reasons.append(reason)
+    return f"{text} ({reasons.index(reason) + 1})"
 
 
 def attempt(number: int) -> list[list[tuple[str, str]]]:
@@ -183,12 +208,11 @@ def attempt(number: int) -> list[list[tuple[str, str]]]:
 
 def table(numbers: list[int], jobs: int) -> str:
     reasons: list[str] = []
-    lines = [["network", "", "fusion", *COLUMNS]]
+    lines = [list(HEADER)]
     lines.append(["---"] * len(lines[0]))
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         for number, both in zip(numbers, pool.map(attempt, numbers), strict=True):
-            for fusion, found in zip(FUSIONS, both, strict=True):
-                lines.append(numbered(NETWORKS[number], fusion, found, reasons))
+            lines.append(row(NETWORKS[number], both, reasons))
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     listed = "\n".join(f"{number}. {reason.replace('|', ' ')}" for number, reason in enumerate(reasons, start=1))
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", *LIBRARIES))

@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -473,11 +474,9 @@ def test_pretrained_weights_are_not_fetched() -> None:
 
 
 def test_a_library_that_is_not_installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> Any:
-        raise ModuleNotFoundError(f"No module named {name!r}")
-
-    monkeypatch.setattr("relcons.networks.import_module", missing)
-    with pytest.raises(ImportError, match="the network is of dynamic_network_architectures, which is not installed"):
+    monkeypatch.delitem(sys.modules, "relcons.networks.dna")
+    monkeypatch.setitem(sys.modules, "dynamic_network_architectures.architectures.unet", None)
+    with pytest.raises(ImportError, match=r'needs dynamic_network_architectures .*; pip install "relcons\[dna\]"'):
         DualEncoderUNet.from_pretrained(folder)
 
 
