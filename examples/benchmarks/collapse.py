@@ -129,7 +129,7 @@ def batches(images: Tensor, random: torch.Generator) -> Iterator[Tensor]:
 def trained(encoder: nn.Module, optimizer: torch.optim.Optimizer, anchored: bool, options: Any, data: Any) -> None:
     images, _, source = data
     model: Any = SimpleNamespace(general_encoders=nn.ModuleList([encoder]), levels=(-1,), channels=WIDTHS[-1:])
-    anchor = RelationAnchor(model) if anchored else None
+    anchor = RelationAnchor(model, keep=options.keep) if anchored else None
     loss = RelationLoss(GaussianRampUp(options.steps), target=False, anchor=anchor)
     random = torch.Generator().manual_seed(1000 + options.seed)
     for _ in range(options.steps):
