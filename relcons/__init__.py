@@ -3,6 +3,8 @@
 from importlib.metadata import version
 
 from relcons import functional
+from relcons.anchoring import RelationAnchor
+from relcons.gap import RelationGap, RelationGaps, relation_gap, relation_gaps
 from relcons.losses import (
     GeneralConsistencyLoss,
     RelationConsistencyLoss,
@@ -29,7 +31,10 @@ __all__ = [
     "LinearRampUp",
     "MultiEncoderOutput",
     "MultiEncoderUNet",
+    "RelationAnchor",
     "RelationConsistencyLoss",
+    "RelationGap",
+    "RelationGaps",
     "RelationLoss",
     "RelationTerms",
     "SampleRelation",
@@ -37,6 +42,8 @@ __all__ = [
     "TargetConsistencyLoss",
     "UNetParts",
     "functional",
+    "relation_gap",
+    "relation_gaps",
     "split_unet",
 ]
 

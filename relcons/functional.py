@@ -1,6 +1,7 @@
 """Relation matrices of feature maps and the distances between them: pure tensor maths, the home of every formula."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -18,6 +19,7 @@ from relcons.checks import (
 )
 
 __all__ = [
+    "anchored_consistency",
     "effective_rank",
     "general_consistency",
     "gram_matrix",
@@ -339,6 +341,72 @@ def general_consistency(
     """
     check_same_channels("source", source, "general", general)
     return relation_consistency(source, general, relation=relation, reduction=reduction)
+
+
+def anchored_consistency(
+    source: Tensor,
+    general: Tensor,
+    source_start: Tensor,
+    general_start: Tensor,
+    shift: Tensor,
+    *,
+    keep: float = 0.05,
+    relation: Relation | None = None,
+    each: Relation | None = None,
+    reduction: Reduction = "sum",
+) -> Tensor:
+    r"""General consistency that cannot be had by making all images alike.
+
+    $$d\big(R(X^n), R_0(X^n) + \tfrac{1}{2} D\big) + d\big(R(X^c), R_0(X^c) - \tfrac{1}{2} D\big)
+    + k \big(V(X^n) + V(X^c)\big)$$
+
+    $R_0$ are the relations of a frozen copy of the encoder, $D$ is the mean of $R_0(X^c) - R_0(X^n)$ over
+    training: either domain goes half-way to the other, from where the encoder started. $V$ is the variance
+    of the change over the images of a batch, $\frac{1}{B - 1} \sum_i d(\delta_i, \bar\delta)$ with
+    $\delta_i = R_i - R_{0,i}$ of every image by itself: what is taken from one is taken from all. It is at
+    least 0, with $D = 0$ exactly 0 at the start, and at features that relate alike for all images large.
+    [`RelationAnchor`][relcons.RelationAnchor] keeps the copy and $D$.
+
+    Args:
+        source, general: $F_G(X^n)$ and $F_G(X^c)$, ``(B, C, *spatial)``.
+        source_start, general_start: the copy's, of the same images.
+        shift: $D$, ``(C, C)``.
+        keep: $k$; one image has no variance.
+        relation: of a batch, None for [`relation_matrix`][relcons.functional.relation_matrix].
+        each: of every image of a batch, ``(B, C, C)``; None for ``relation_matrix`` with ``batch="none"``.
+        reduction: see [`relation_distance`][relcons.functional.relation_distance].
+
+    Returns:
+        A scalar, at least 0.
+
+    Raises:
+        ValueError: maps of an image differ in shape from the copy's, or the channels differ.
+
+    Source: this library; not in the paper.
+
+    Examples:
+        >>> source, general = torch.rand(2, 8, 7, 6), torch.rand(2, 8, 7, 6)
+        >>> anchored_consistency(source, general, source, general, torch.zeros(8, 8)).item()
+        0.0
+    """
+    check_same_channels("source", source, "general", general)
+    related = relation_matrix if relation is None else relation
+    each = partial(relation_matrix, batch="none") if each is None else each
+    total: Tensor | float = 0.0
+    for name, now, start, half in (("source", source, source_start, 0.5), ("general", general, general_start, -0.5)):
+        if now.shape != start.shape:
+            raise ValueError(
+                f"{name} has shape {tuple(now.shape)} and {name}_start {tuple(start.shape)}; they must be of the "
+                "same images and level"
+            )
+        moved_to = related(start).detach() + half * shift
+        total = total + relation_distance(related(now), moved_to, reduction=reduction)
+        samples = now.shape[0]
+        if samples > 1:
+            change = each(now) - each(start).detach()
+            variance = relation_distance(change, change.mean(0, keepdim=True).expand_as(change), reduction=reduction)
+            total = total + keep * samples / (samples - 1) * variance
+    return torch.as_tensor(total)
 
 
 def target_consistency(

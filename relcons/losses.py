@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from relcons.anchoring import Batches, RelationAnchor, check_anchor
 from relcons.checks import check_choice, check_finite, check_same_channels, check_same_relations
 from relcons.functional import (
     REDUCTIONS,
@@ -203,7 +204,11 @@ class RelationLoss(_WeightedLoss):
 
     Args:
         weight: $\lambda$, a number or a schedule ``step -> float`` such as
-            [`GaussianRampUp`][relcons.GaussianRampUp]; call ``step()`` after every optimiser step.
+            [`GaussianRampUp`][relcons.GaussianRampUp]; call ``step()`` after every optimiser step. The
+            general term has a trivial minimum, features that relate alike for every image, and a
+            weight or a learning rate of the general encoder that is too large leads there, soonest with
+            AdamW: watch what [`relation_gap`][relcons.relation_gap] says within a domain, freeze the
+            general encoder, lower its learning rate, or give an ``anchor``.
         general: multiplier $g$; False: not computed, and no source batch is needed.
         target: multiplier $h$; False: not computed.
         relation: module from features ``(B, C, *spatial)`` to ``(C, C)``, ``(B, C, C)``, ``(B, B)`` or
@@ -211,12 +216,15 @@ class RelationLoss(_WeightedLoss):
             sample $i$ of one batch to sample $i$ of the other, so that source and target batches
             must be of one size; they suit the target term, whose two maps are of the same images.
         reduction: see [`relation_distance`][relcons.functional.relation_distance].
+        anchor: a [`RelationAnchor`][relcons.RelationAnchor] of the model, which puts
+            [`anchored_consistency`][relcons.functional.anchored_consistency] in the general term's place;
+            ``relation`` must be a ``GramRelation`` of batches. None: the paper's.
 
     Raises:
-        TypeError: ``relation`` is not a module.
-        ValueError: both terms are off, ``reduction`` is unknown or ``weight`` is not finite; when
-            called, the general term is asked for and the output has no source, or relations differ
-            in shape.
+        TypeError: ``relation`` is not a module, or ``anchor`` no ``RelationAnchor``.
+        ValueError: both terms are off, ``reduction`` is unknown, ``weight`` is not finite, or ``anchor`` is
+            given with ``general=False`` or another relation; when called, the general term is asked for
+            and the output has no source, relations differ in shape, or ``anchor`` lacks the images.
 
     Source: Zhang et al. 2021, Eq. 4 and 5 and Algorithm 1.
 
@@ -235,6 +243,7 @@ class RelationLoss(_WeightedLoss):
         target: bool | float = True,
         relation: nn.Module | None = None,
         reduction: Reduction = "sum",
+        anchor: RelationAnchor | None = None,
     ) -> None:
         super().__init__(weight, relation, reduction)
         if general is False and target is False:
@@ -243,25 +252,46 @@ class RelationLoss(_WeightedLoss):
         check_finite(general=float(general), target=float(target))
         self.general = None if general is False else float(general)
         self.target = None if target is False else float(target)
+        if anchor is not None:
+            check_anchor(anchor, self.relation)
+            if self.general is None:
+                raise ValueError("anchor holds the general term, and general is False; leave one of the two out")
+        self.anchor = anchor
 
-    def forward(self, output: RelationOutput) -> Tensor:
+    def reset_parameters(self) -> None:
+        """Back to the schedule's start; an anchor forgets what it has seen of the domains and keeps its encoders."""
+        super().reset_parameters()
+        if self.anchor is not None:
+            self.anchor.reset_parameters()
+
+    def forward(self, output: RelationOutput, images: Tensor | None = None, source: Batches = None) -> Tensor:
         """Weighted sum of the terms; see [`terms`][relcons.losses.RelationLoss.terms]."""
-        return self.terms(output).total
+        return self.terms(output, images, source).total
 
-    def terms(self, output: RelationOutput) -> RelationTerms:
-        """Terms of the model's ``output``: ``total`` weighted, ``general`` and ``target`` not (None if off)."""
+    def terms(self, output: RelationOutput, images: Tensor | None = None, source: Batches = None) -> RelationTerms:
+        """Terms of the model's ``output``: ``total`` weighted, ``general`` and ``target`` not (None if off).
+
+        images, source: what the model was called with, for the ``anchor`` alone: the images of the target
+        (followed by unlabelled ones, where it had some), and the source batch, or one for each general encoder.
+        """
+        starts = None if self.anchor is None else self.anchor.starts(images, source)
         encoders = self._maps_per_encoder(output)
         targets = [self.relation(maps) for maps in output.target] if self.target is not None else []
         consistencies, differences = [], []
-        for maps_general, maps_source in encoders:
+        for number, (maps_general, maps_source) in enumerate(encoders):
             for level, features in enumerate(maps_general):
-                with torch.set_grad_enabled(torch.is_grad_enabled() and self.general is not None):
+                with torch.set_grad_enabled(torch.is_grad_enabled() and self.general is not None and starts is None):
                     related = self.relation(features)
                 if maps_source is not None:
                     check_same_channels("output.source", maps_source[level], "output.general", features)
-                    source = self.relation(maps_source[level])
-                    check_same_relations("relations of output.source", source, "output.general", related)
-                    consistencies.append(relation_distance(source, related, reduction=self.reduction))
+                    if self.anchor is not None and starts is not None:
+                        pair = maps_source[level], features
+                        term = self.anchor.term(number, level, *pair, starts, self.relation, self.reduction)
+                        consistencies.append(term)
+                    else:
+                        of_source = self.relation(maps_source[level])
+                        check_same_relations("relations of output.source", of_source, "output.general", related)
+                        consistencies.append(relation_distance(of_source, related, reduction=self.reduction))
                 if self.target is not None:
                     check_same_channels("output.general", features, "output.target", output.target[level])
                     check_same_relations("relations of output.general", related, "output.target", targets[level])

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+    from relcons.gap import RelationGaps
+
     Values: TypeAlias = NDArray[np.float64]
     Matrix: TypeAlias = Tensor | NDArray[np.floating[Any]]
     Matrices: TypeAlias = Matrix | Sequence[Matrix]
 
-__all__ = ["plot_relation", "plot_relations"]
+__all__ = ["plot_relation", "plot_relations", "relation_gaps"]
 
 RELATION_COLOURS, DIFFERENCE_COLOURS = "viridis", "Reds"
 # Entries above this share of all saturate: the diagonal is far above the rest and would leave it black.
@@ -138,6 +140,47 @@ def plot_relations(
     bar: dict[str, Any] = {"ax": panels, "fraction": 0.03, "pad": 0.015, "shrink": 0.9}
     figure.colorbar(pictures[1], label="|difference|", extend=_extend(differences, scales[1]), **bar)
     figure.colorbar(pictures[0], label="relation", extend=_extend(relations, scales[0]), **bar)
+    return figure
+
+
+def relation_gaps(gaps: RelationGaps, ax: Axes | None = None) -> Figure:
+    """Picture of the gaps between several data sets, each written with its interval; within each on the diagonal.
+
+    Args:
+        gaps: what [`relcons.relation_gaps`][relcons.relation_gaps] returned.
+        ax: matplotlib axes to draw in; by default a figure of its own, which pyplot does not know.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+
+    Examples:
+        >>> nothing, between = None, (0.1, 0.3)
+        >>> intervals = ((nothing, between), (between, nothing))
+        >>> gaps = RelationGaps(("a", "b"), ((0.0, 0.2), (0.2, 0.0)), intervals, (0.5, 0.4))
+        >>> figure = relation_gaps(gaps)
+    """
+    _require_matplotlib()
+    import numpy as np
+
+    count = len(gaps.names)
+    if ax is None:
+        ax = _new_figure(figsize=(1.3 * count + 1.6, 1.1 * count + 1.0)).add_subplot()
+    values = np.array(gaps.gap, dtype=np.float64)
+    top = max(float(values.max()), 1e-12)
+    ax.imshow(values, cmap=DIFFERENCE_COLOURS, vmin=0, vmax=top, interpolation="nearest")
+    for row, column in np.ndindex(values.shape):
+        interval = gaps.interval[row][column]
+        text = f"within\n{gaps.within[row]:.2f}" if row == column else f"{values[row, column]:.3f}"
+        if interval is not None:
+            text += f"\n{interval[0]:.3f} to {interval[1]:.3f}"
+        dark = values[row, column] > 0.6 * top
+        ax.text(column, row, text, ha="center", va="center", fontsize="small", color="white" if dark else "black")
+    ax.set_xticks(range(count), gaps.names, rotation=30, ha="right")
+    ax.set_yticks(range(count), gaps.names)
+    figure: Figure = ax.get_figure(root=True)  # type: ignore[assignment]
     return figure
 
 

@@ -124,3 +124,17 @@ def test_loader_compares_with_nnunet() -> None:
     for row in found:
         for name in ("covidct, patches/s", "nnU-Net, patches/s"):
             assert float(row[name]) > 0
+
+
+@pytest.mark.slow
+def test_the_printed_general_term_collapses_on_real_slices_and_the_anchored_one_does_not() -> None:
+    data = Path(os.environ.get("RELCONS_DATA", ROOT.parent / "shared/data"))
+    if not (data / "covid_semiseg").is_dir():
+        pytest.skip(f"real CT data not found at {data}: set RELCONS_DATA to the folder that holds covid_semiseg")
+    few = ["--steps", 60, "--norms", "batch", "--inits", "random", "--optimisers", "AdamW"]
+    done = run(ROOT / "examples/benchmarks/collapse.py", "--data", data, *few)
+    assert done.returncode == 0, done.stderr
+    printed, anchored = ({name: float(row[name]) for name in list(row)[4:-1]} for row in rows(done.stdout))
+    assert max(printed.values()) < 0.3
+    assert anchored["gap"] < 0.75
+    assert min(anchored["within target"], anchored["within source"], anchored["to noise"]) > 0.8

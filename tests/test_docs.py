@@ -54,9 +54,16 @@ def test_quickstart_is_short() -> None:
 @pytest.mark.slow
 def test_quickstart_learns(capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(ROOT / "examples/quickstart.py"), run_name="__main__")
-    printed = re.fullmatch(r"Dice on new images: (\d\.\d\d)\n", capsys.readouterr().out)
+    number = r"(\d\.\d\d)"
+    line = rf"Relations differ within discs by {number} (at the start|now), to noise by {number}\n"
+    printed = re.fullmatch(rf"Dice on new images: {number}\n{line}{line}", capsys.readouterr().out)
     assert printed is not None
-    assert float(printed[1]) > 0.5
+    dice, *_ = printed.groups()
+    assert float(dice) > 0.5
+    (before, _, noise_before), (now, _, noise_now) = printed.groups()[1:4], printed.groups()[4:]
+    # The general encoder has not collapsed.
+    assert float(now) >= 0.8 * float(before)
+    assert float(noise_now) >= 0.8 * float(noise_before)
 
 
 def test_ci_runs_the_commands_of_the_readme() -> None:

@@ -11,10 +11,12 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom. A room is a file or a folder of the package; rooms on one floor do not know each other, and
 # neither do those on the two sides of a bar.
 RELCONS = [
-    "_operations checks plot",
+    "_operations checks",
     "functional schedules | parts",
     "relations | networks",
-    "losses routing gap | models",
+    "anchoring gap | models",
+    "losses routing",
+    "plot",
     "integrations",
     "__init__",
 ]

@@ -243,7 +243,8 @@ class TestRelationLoss:
     def test_contract(self):
         parameters = inspect.signature(RelationLoss).parameters
         assert {name: value.default for name, value in parameters.items()} == {
-            "weight": 0.1, "general": True, "target": True, "relation": None, "reduction": "sum"
+            "weight": 0.1, "general": True, "target": True, "relation": None, "reduction": "sum",
+            "anchor": None,
         }  # fmt: skip
         assert RelationLoss().terms(output())._fields == ("total", "general", "target", "weight")
 

@@ -36,7 +36,7 @@ def test_smoke():
 
 
 def test_public_names():
-    assert plot.__all__ == sorted(plot.__all__) == ["plot_relation", "plot_relations"]
+    assert plot.__all__ == sorted(plot.__all__) == ["plot_relation", "plot_relations", "relation_gaps"]
 
 
 @pytest.mark.parametrize(

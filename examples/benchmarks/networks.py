@@ -31,15 +31,21 @@ NETWORKS: dict[str, Callable[[Sequence[int]], nn.Module]] = {"plain": plain_unet
 
 
 class Batch(NamedTuple):
-    """Target images with their masks, and source images."""
+    """Target images with their masks, source images, and unlabelled images of the target, where there are any."""
 
     x: Tensor
     y: Tensor
     source: Tensor
+    unlabelled: Tensor | None = None
+
+    def to(self, device: str) -> "Batch":
+        """The batch on `device`."""
+        more = None if self.unlabelled is None else self.unlabelled.to(device)
+        return Batch(self.x.to(device), self.y.to(device), self.source.to(device), more)
 
 
-def random_batch(size: Sequence[int], samples: int, seed: int) -> Batch:
+def random_batch(size: Sequence[int], samples: int, seed: int, *, unlabelled: bool = False) -> Batch:
     """Noise for images and masks: no step here depends on what they show."""
     generator = torch.Generator().manual_seed(seed)
-    x, y, source = (torch.randn(samples, 1, *size, generator=generator) for _ in range(3))
-    return Batch(x, (y > 0).float(), source)
+    x, y, source, more = (torch.randn(samples, 1, *size, generator=generator) for _ in range(4))
+    return Batch(x, (y > 0).float(), source, more if unlabelled else None)

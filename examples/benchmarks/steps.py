@@ -20,22 +20,28 @@ def sgd(module: nn.Module) -> torch.optim.SGD:
 
 
 def floor_step(net: nn.Module, together: bool) -> Step:
-    """The plain network's step, then the general encoder forward and backward on both batches, with no update.
+    """The plain network's step, then the general encoder forward and backward on its batches, with no update.
 
-    `together`: both batches in one pass through the general encoder, or one after the other.
+    Unlabelled images take the same passes through an encoder twice, the general and the target one.
+    `together`: all batches in one pass through the general encoder, or one after the other.
     """
     net = copy.deepcopy(net)
     general = copy.deepcopy(split_unet(net).encoder)
+    target = copy.deepcopy(general)
     optimizer = sgd(net)
 
     def step(batch: Batch) -> None:
         segmentation_loss(net(batch.x), batch.y).backward()
         optimizer.step()
         optimizer.zero_grad()
-        inputs = [torch.cat([batch.x, batch.source])] if together else [batch.x, batch.source]
-        bottlenecks = [general(images)[-1] for images in inputs]
+        more = [] if batch.unlabelled is None else [batch.unlabelled]
+        inputs = [batch.x, batch.source, *more]
+        passes = [(general, images) for images in ([torch.cat(inputs)] if together else inputs)]
+        passes += [(target, images) for images in more]
+        bottlenecks = [encoder(images)[-1] for encoder, images in passes]
         torch.autograd.backward(bottlenecks, [torch.ones_like(bottleneck) for bottleneck in bottlenecks])
         general.zero_grad()
+        target.zero_grad()
 
     return step
 
@@ -46,7 +52,7 @@ def relcons_step(model: DualEncoderUNet) -> Step:
     optimizer = sgd(model)
 
     def step(batch: Batch) -> None:
-        output = model(batch.x, source=batch.source)
+        output = model(batch.x, source=batch.source, unlabelled=batch.unlabelled)
         loss = segmentation_loss(output.logits, batch.y) + relation(output)
         loss.backward()
         optimizer.step()
@@ -68,8 +74,12 @@ def port_step(model: DualEncoderUNet) -> Step:
         maps = model.target_encoder(batch.x)
         logits = model.head(model.decoder([*maps[:-1], torch.cat([maps[-1], on_target.detach()], dim=1)]))
 
+        own = maps[-1]
+        if batch.unlabelled is not None:
+            on_target = torch.cat([on_target, model.general_encoder(batch.unlabelled)[-1]])
+            own = torch.cat([own, model.target_encoder(batch.unlabelled)[-1]])
         consistency = WEIGHT * (gram_relation(on_source) - gram_relation(on_target)).square().sum()
-        difference = -WEIGHT * (gram_relation(on_target).detach() - gram_relation(maps[-1])).square().sum()
+        difference = -WEIGHT * (gram_relation(on_target).detach() - gram_relation(own)).square().sum()
         segmentation = segmentation_loss(logits, batch.y)
 
         general_gradients = torch.autograd.grad(consistency, general)

@@ -1,19 +1,22 @@
 """A table of the paper from trained runs, beside the figures that the paper prints."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from covidct.errors import InputError, exit_on_input_error
+from covidct.files import write_bytes, writing
 from covidct.results import wing_of
-from covidct.run.config import read_config
-from covidct.run.paper import TABLES, TableName
+from covidct.run.config import Config, read_config
+from covidct.run.figures import draw_comparison
+from covidct.run.paper import TABLES, PaperTable, TableName
 from covidct.run.report import make_report
 from covidct.run.report_files import screen, write_report
 from covidct.run.report_text import explanations, grids, title
 from covidct.run.results import JSON, make_output
-from covidct.run.rows import assign
+from covidct.run.rows import Rows, assign
 from covidct.run.scores import read_scores
 from rich.console import Console
 
@@ -26,9 +29,10 @@ class Arguments:
     """Join runs of several methods, folds and seeds into a table of the paper, and compare its rows.
 
     Runs are put into rows by method, and by source where rows differ in it; they must be scored (train.py does that,
-    evaluate.py again). Rows, folds and volumes that are missing are named under the table. Writes table-NAME.md, .tex,
-    .csv (the rows) and table-NAME-differences.csv. Tables III and IV are made of runs on volumes or, without figures
-    of the paper, on slices; V and VI of runs on slices.
+    evaluate.py again). Rows, folds and volumes that are missing are named under the table. Tables III and IV are made
+    of runs on volumes or, without figures of the paper, on slices; V and VI of runs on slices. Writes table-NAME.md,
+    .tex, .csv (the rows) and table-NAME-differences.csv; and pictures as the paper's: table-NAME-images.png of three
+    test images (Figs. 3 and 4) and table-NAME-relations.png (Figs. 5 and 6).
     """
 
     runs: Annotated[
@@ -59,12 +63,43 @@ def main() -> None:
     folder = arguments.output or TABLES_FOLDER
     make_output(folder)
     written = write_report(folder, report)
+    pictures, left_out = _pictures(folder, table, rows, configs)
     console.print(title(report), style="bold", soft_wrap=True)
     for grid in grids(report):
         console.print(screen(grid))
-    names = ", ".join(path.name for path in written)
-    for line in (*explanations(report), *report.notes, *rows.left_out, f"Written to {folder}: {names}"):
+    names = ", ".join(path.name for path in (*written, *pictures))
+    for line in (*explanations(report), *report.notes, *rows.left_out, *left_out, f"Written to {folder}: {names}"):
         console.print(line, soft_wrap=True)
+
+
+def _pictures(
+    folder: Path, table: PaperTable, rows: Rows, configs: Mapping[Path, Config]
+) -> tuple[list[Path], list[str]]:
+    """Predictions of a few images beside each other, and the reference's relation matrices; and why one is lacking.
+
+    Of every row the run of the same fold and seed as the first row's first, the reference before the others.
+    """
+    filled = {row.title: found for row, found in rows.rows if found}
+    first = filled.get(table.reference) or next(iter(filled.values()))
+    place = (configs[first[0]].fold, configs[first[0]].seed)
+    chosen = {
+        title: run
+        for title, found in sorted(filled.items(), key=lambda item: item[1] is not first)
+        for run in found
+        if (configs[run].fold, configs[run].seed) == place
+    }
+    written, missing = [], []
+    try:
+        cases = wing_of(configs[first[0]].dataset).compare(chosen)
+        written.append(draw_comparison(folder / f"table-{table.name}-images.png", cases))
+    except InputError as error:
+        missing.append(f"No picture of predictions: {error}")
+    relations = next((run / "relations.png" for run in chosen.values() if (run / "relations.png").is_file()), None)
+    if relations is not None:
+        written.append(folder / f"table-{table.name}-relations.png")
+        with writing(written[-1]):
+            write_bytes(written[-1], relations.read_bytes())
+    return written, missing
 
 
 if __name__ == "__main__":

@@ -104,6 +104,7 @@ class MultiEncoderUNet(Pretrained):
         with torch.inference_mode(False):  # what is built inside of it could never be trained
             encoders = build_generals(parts, generals, general)
         self.levels = check_levels(levels, parts.widths)
+        self.channels = tuple(parts.widths[level] for level in self.levels)
         self.route: Route = route
         self.outputs: Outputs = outputs
         self.target_encoder = parts.encoder

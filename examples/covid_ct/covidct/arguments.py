@@ -67,6 +67,9 @@ class Arguments:
     """What lambda_T rises to, the weight of L_T; 0.1 by default, as the paper's."""
     ramp_power: float | None = None
     """Exponent of the ramp-up: 1 (default, as printed) or 2 (Laine & Aila 2017)."""
+    anchor: bool | None = None
+    """Hold the general term to what the general encoder told at its start, so that it does not make all images alike;
+    not in the paper."""
     levels: tuple[int, ...] | None = None
     """Stages of the encoders that the relation losses are of, 0 the finest; -1 (default), the bottleneck."""
     fuse_levels: tuple[int, ...] | None = None

@@ -48,7 +48,7 @@ def test_a_width_is_a_factor_or_that_of_two_encoders() -> None:
         ("baseline", "fused levels -1, fusion concat, route paper, general encoder random at first"),
         (
             "ours",
-            "reduction sum, lambda_G to 0.1, lambda_T to 0.1, ramp power 1, levels -1, fused levels -1, "
+            "reduction sum, lambda_G to 0.1, lambda_T to 0.1, ramp power 1, anchor no, levels -1, fused levels -1, "
             "fusion concat, route paper, general encoder random at first",
         ),
     ],

@@ -545,6 +545,21 @@ def test_unlabelled_slices_enter_the_relations_alone(config: Config, trainer: Ca
     torch.testing.assert_close(values["segmentation"], alone, rtol=1e-4, atol=1e-6)
 
 
+def test_an_anchored_run_goes_on_as_one_that_was_not_stopped(config: Config, trainer: Callable[..., Trainer]) -> None:
+    config = replace(config, anchor=True, method="ours-un")
+    whole = trainer(config)
+    expected = trained(whole)
+    assert whole.relation is not None
+    assert whole.relation.anchor.steps == 4
+    one = trainer(config)
+    stopping, step = iter(range(2)), one._train_step
+    one._train_step = lambda *batch: (next(stopping), step(*batch))[1]  # type: ignore[method-assign]
+    with pytest.raises(StopIteration):
+        one.train(quiet())
+    assert same(trained(trainer(config, one.run)), expected)
+    assert not same(trained(trainer(replace(config, anchor=False))), expected)
+
+
 def test_the_source_labels_teach_the_general_encoder_alone(config: Config, trainer: Callable[..., Trainer]) -> None:
     config = replace(config, method="supervised-general", learning_rate=0.1)
     one = trainer(config)

@@ -34,6 +34,7 @@ CHOICES = (
     Choice("relation_peak_general", "lambda_G to", lambda chosen: chosen.general),
     Choice("relation_peak_target", "lambda_T to", lambda chosen: chosen.target),
     Choice("relation_power", "ramp power", lambda chosen: chosen.relates),
+    Choice("anchor", "anchor", lambda chosen: chosen.general),
     Choice("relation_levels", "levels", lambda chosen: chosen.relates),
     Choice("fuse_levels", "fused levels", lambda chosen: chosen.dual),
     Choice("fusion", "fusion", lambda chosen: chosen.dual),
@@ -51,6 +52,8 @@ CHOICES = (
 )
 # Which images, not which method: rows of the paper have either.
 OF_DATA = {"target_cases", "source_cases"}
+# How long, as the number of steps.
+OF_BUDGET = {"pseudo_epochs", "pseudo_groups"}
 DUAL = "dual"
 
 
@@ -101,7 +104,7 @@ def departures(config: Config) -> str:
     parts = []
     for choice in acting(config):
         papers = replace(config, **{choice.field: DEFAULTS[choice.field]})
-        if choice.field not in OF_DATA and _comparable(choice, config) != _comparable(choice, papers):
+        if choice.field not in OF_DATA | OF_BUDGET and _comparable(choice, config) != _comparable(choice, papers):
             parts.append(f"{choice.words} {in_words(_acting(choice, config))}")
     return ", ".join(parts)
 

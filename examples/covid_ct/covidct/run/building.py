@@ -12,7 +12,7 @@ from covidct.networks.plain_unet import plain_unet
 from covidct.networks.supervised_general import SupervisedGeneral
 from covidct.run.config import Config
 from covidct.run.systems import system
-from relcons import DualEncoderUNet, GaussianRampUp, GramRelation, RelationLoss
+from relcons import DualEncoderUNet, GaussianRampUp, GramRelation, RelationAnchor, RelationLoss
 
 # Of `Config.imagenet`: the weights that timm downloads.
 TIMM = "timm"
@@ -110,13 +110,14 @@ def start_from(model: nn.Module, trained: nn.Module, method: str) -> None:
     into.load_state_dict(taken, strict=False)
 
 
-def build_relation_loss(config: Config) -> RelationLoss | None:
-    """The method's relation loss with the paper's ramp-up, or None."""
+def build_relation_loss(config: Config, model: nn.Module | None = None) -> RelationLoss | None:
+    """The method's relation loss with the paper's ramp-up, or None; an anchored one holds to the weights of `model`."""
     chosen = system(config.method)
     if not (chosen.general or chosen.target):
         return None
     peaks = {"general": config.relation_peak_general, "target": config.relation_peak_target}
     peak = max(peaks[name] for name in peaks if getattr(chosen, name))
+    dual = None if model is None else two_encoders(model)
     # One weight for both; a term whose own is smaller has a share of it.
     shares = {name: own / peak if peak else 1.0 for name, own in peaks.items()}
     return RelationLoss(
@@ -125,6 +126,7 @@ def build_relation_loss(config: Config) -> RelationLoss | None:
         target=chosen.target and shares["target"],
         relation=GramRelation(sync=True),
         reduction=config.relation_reduction,
+        anchor=RelationAnchor(dual) if dual is not None and config.anchor else None,
     )
 
 

@@ -28,7 +28,7 @@ YOUNGER = {
     *("relation_levels", "fuse_levels", "fusion", "route", "width"),
     *("optimizer", "schedule", "augmentation", "unit_input", "scales", "clip_value", "variant", "imagenet"),
     *("unlabelled", "source_cases", "target_cases", "pseudo_group", "pseudo_epochs", "pseudo_groups"),
-    *("hidden_block", "hidden_share"),
+    *("hidden_block", "hidden_share", "anchor"),
 }
 # Older runs have one peak for both terms.
 PEAK, PEAKS = "relation_peak", ("relation_peak_general", "relation_peak_target")
@@ -90,6 +90,7 @@ class Config:
     many slices are drawn (by `split_seed`); None: all. `imagenet` is a file of ImageNet weights, or "timm", which
     downloads them; empty: none. `scales` are what every batch is trained at in turn, a step each, in parts of `size`;
     `unit_input` are slices in 0 to 1 instead of z-scored. `clip` bounds the norm of gradients, `clip_value` each entry.
+    `anchor` holds the general term to the encoder's start (`relcons.RelationAnchor`).
     `variant` is which of two Inf-Nets. `pseudo_*` are Semi-Inf-Net's groups of unlabelled slices, `hidden_*` the
     squares that are hidden in `reconstruct`.
 
@@ -126,6 +127,7 @@ class Config:
     relation_peak_general: NotNegative = 0.1
     relation_peak_target: NotNegative = 0.1
     relation_power: Positive = 1.0
+    anchor: bool = False
     relation_levels: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
     fuse_levels: tuple[int, ...] = ()
     fusion: Literal["concat", "project"] = "concat"

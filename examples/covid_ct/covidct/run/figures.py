@@ -1,14 +1,16 @@
 """A run's pictures: training curves, relation matrices (Figs. 5 and 6 of the paper), and what others are made of."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import fill
 from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from covidct.errors import InputError
@@ -155,6 +157,47 @@ def _read_matrices(path: Path) -> dict[str, NDArray[np.float32]]:
             return {name: content[name] for name in content.files}
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); remove it") from None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """An image and what several runs predict of it, by row of a table.
+
+    image: (H, W), grey values 0..255, as it is looked at. truth, predictions: of its shape. aspect: height of a pixel
+    over its width.
+    """
+
+    title: str
+    image: NDArray[np.float32]
+    truth: NDArray[np.bool_]
+    predictions: Mapping[str, NDArray[np.bool_]]
+    aspect: float = 1.0
+
+
+def draw_comparison(path: Path, cases: Sequence[Compared]) -> Path:
+    """A row an image: the image, the truth, and every run's prediction, found, false and missed told apart.
+
+    As Figs. 3 and 4 of the paper.
+    """
+    names = list(cases[0].predictions)
+    figure = new_figure(2.1 * (2 + len(names)) + 0.3, 2.2 * len(cases) + 0.6)
+    axes = figure.subplots(len(cases), 2 + len(names), squeeze=False)
+    found, false, missed = OUTCOMES.values()
+    for line, case in zip(axes, cases, strict=True):
+        painted: list[dict[str, NDArray[np.bool_]]] = [{}, {PURPLE: case.truth}]
+        for name in names:
+            mask = case.predictions[name]
+            painted.append({found: mask & case.truth, false: mask & ~case.truth, missed: case.truth & ~mask})
+        for ax, masks in zip(line, painted, strict=True):
+            ax.imshow(overlay(case.image, masks), aspect=case.aspect, interpolation="nearest")
+            ax.set_xticks([])
+            ax.set_yticks([])
+        line[0].set_ylabel(case.title)
+    for ax, name in zip(axes[0], ("image", "truth", *names), strict=True):
+        ax.set_title(fill(name, 20), fontsize="medium")
+    patches = [Patch(color=colour, label=name) for name, colour in OUTCOMES.items()]
+    figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False)
+    return save_figure(figure, path)
 
 
 def overlay(image: NDArray[np.float32], masks: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.float64]:

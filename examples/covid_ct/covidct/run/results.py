@@ -24,8 +24,19 @@ SOURCES = "sources.json"
 # The fields of the config that a result cannot be read without.
 NAMED = (
     *("dataset", "method", "preset", "fold", "split_seed", "seed", "steps"),
-    *("relation_reduction", "relation_peak_general", "relation_peak_target", "relation_power", "relation_levels"),
-    *("fuse_levels", "fusion", "route", "init", "width", "variant", "imagenet", "source_cases", "target_cases"),
+    *("relation_reduction", "relation_peak_general", "relation_peak_target", "relation_power", "anchor"),
+    *(
+        "relation_levels",
+        "fuse_levels",
+        "fusion",
+        "route",
+        "init",
+        "width",
+        "variant",
+        "imagenet",
+        "source_cases",
+        "target_cases",
+    ),
     *("pseudo_group", "pseudo_epochs", "pseudo_groups", "hidden_block", "hidden_share"),
     *("optimizer", "learning_rate", "precision"),
 )

@@ -14,6 +14,7 @@ from covidct.run.config import Config
 from covidct.run.results import settings_line
 from covidct.run.systems import system
 from covidct.sets import names
+from covidct.slices.comparison import compare as compare
 from covidct.slices.data import SliceData, read_run_data, read_target
 from covidct.slices.evaluation import read_metrics, score_slices, write_metrics
 from covidct.slices.figures import draw_predictions

@@ -36,7 +36,7 @@ from covidct.training.optimisation import clip, learning_rate, make_optimizer
 from covidct.training.relation_probe import RelationProbe, deepest_level, effective_rank
 from covidct.training.segmentation_loss import segmentation_loss
 from covidct.training.wing import RunData
-from relcons import DualEncoderOutput
+from relcons import DualEncoderOutput, RelationTerms
 
 
 def make_fabric(config: Config) -> Fabric:
@@ -87,7 +87,7 @@ class Trainer:
         optimizer = make_optimizer(self.groups, config)
         self.module = model
         self.model, self.optimizer = fabric.setup(model, optimizer)
-        loss = build_relation_loss(config)
+        loss = build_relation_loss(config, model)
         self.relation = None if loss is None else loss.to(fabric.device)
         # Before a checkpoint is read: the seed's weights, or those of the run that this one starts from.
         self.start = [parameter.detach().clone() for parameter in self.groups.get("general", [])]
@@ -127,7 +127,7 @@ class Trainer:
             torch.manual_seed(crc32(f"{self.config.seed} {self.fabric.global_rank} {self.step}".encode()))
         self.optimizer.zero_grad()
         segmentation, supervised, output = self._forward(batches)
-        terms = None if self.relation is None or output is None else self.relation.terms(output)
+        terms = self._terms(output, batches)
         loss = segmentation
         for added in (supervised, None if terms is None else terms.total):
             loss = loss if added is None else loss + added
@@ -148,6 +148,14 @@ class Trainer:
             "learning_rate": rate,
             "output": output,
         }
+
+    def _terms(self, output: DualEncoderOutput | None, batches: dict[str, Batch]) -> RelationTerms | None:
+        if self.relation is None or output is None:
+            return None
+        if not self.config.anchor:
+            return self.relation.terms(output)
+        images = [batches[name]["image"] for name in ("target", "unlabelled") if name in batches]
+        return self.relation.terms(output, torch.cat(images), batches["source"]["image"])
 
     def _forward(self, batches: dict[str, Batch]) -> tuple[Tensor, Tensor | None, DualEncoderOutput | None]:
         """The loss of the target's batch, that of the source's labels, and the maps that relations are of."""

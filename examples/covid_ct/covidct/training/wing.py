@@ -9,6 +9,7 @@ from torch import nn
 
 from covidct.progress import Stages
 from covidct.run.config import Config
+from covidct.run.figures import Compared
 from covidct.run.requests import Evaluation, Prediction
 from covidct.training.batches import NumberedSamples
 
@@ -87,6 +88,9 @@ class Wing(Protocol[D]):
 
     def evaluate(self, runs: Mapping[Path, Config], asked: Evaluation, console: Console) -> int:
         """Score trained runs and print a table; returns how many images could not be scored."""
+
+    def compare(self, runs: Mapping[str, Path]) -> list[Compared]:
+        """A few test images that all runs have scored, with their predictions by row; of the first run's choosing."""
 
     def predict(self, asked: Prediction) -> tuple[int, int, str]:
         """Write masks; returns how many inputs failed, how many there are, and what is written for each."""

@@ -17,6 +17,7 @@ from covidct.run.prediction import device_of
 from covidct.run.results import Failed, settings_line
 from covidct.sets.names import COVID_CT_20, PHANTOM_VOLUMES
 from covidct.store.phantoms import make_phantom_volumes
+from covidct.volumes.comparison import compare as compare
 from covidct.volumes.data import VolumeData, read_volume_data
 from covidct.volumes.evaluation import predicted_mask, score_volumes, unusable
 from covidct.volumes.figures import draw_lesions
