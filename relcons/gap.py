@@ -156,7 +156,7 @@ def relation_gaps(
         raise ValueError(f"sets must be two or more, got {len(sets)}")
     maker = _Sets(encoder, relation, batches, bootstrap, seed, progress)
     with _as_it_was(encoder):
-        found = {name: maker.summary(name, images) for name, images in sets.items()}
+        found = {name: maker.summary(name, images, ranked=0) for name, images in sets.items()}
     _check_same_size(found)
     each = list(found.values())
     return RelationGaps(
@@ -219,10 +219,10 @@ class _Sets:
         self.done = 0
 
     @torch.no_grad()
-    def summary(self, name: str, images: Iterable[Images], *, noise: bool = False) -> _Summary:
+    def summary(self, name: str, images: Iterable[Images], *, noise: bool = False, ranked: int = RANKED) -> _Summary:
         if isinstance(images, Tensor):
             raise TypeError(f"{name} must be batches of images, got a tensor; give [{name}] or {name}.split(8)")
-        own, beside = (_Sums(samples, self.random, self.seed) for samples in (self.bootstrap, 0))
+        own, beside = _Sums(self.bootstrap, self.random, self.seed, ranked), _Sums(0, self.random, self.seed, 0)
         for batch in islice(images, self.batches):
             tensor = _images(name, batch).to(self.device)
             own.add(self._relations(tensor))
@@ -244,8 +244,8 @@ class _Sets:
 
 
 class _Sums:
-    def __init__(self, bootstrap: int, random: torch.Generator, seed: int) -> None:
-        self.bootstrap, self.random, self.seed = bootstrap, random, seed
+    def __init__(self, bootstrap: int, random: torch.Generator, seed: int, ranked: int) -> None:
+        self.bootstrap, self.random, self.seed, self.to_rank = bootstrap, random, seed, ranked
         self.weights = torch.zeros(1 + bootstrap, dtype=torch.float64)
         self.total: Tensor | None = None
         self.sketch: Tensor | float = 0.0
@@ -268,7 +268,7 @@ class _Sums:
         self.weights += weights.sum(1)
         self.squares += weights @ flat.square().sum(1)
         self.count += len(flat)
-        ranked = rows[: max(0, RANKED - self.ranked)]
+        ranked = rows[: self.to_rank - self.ranked]
         self.ranks += float(effective_rank(ranked).sum()) if len(ranked) else 0.0
         self.ranked += len(ranked)
 
@@ -279,7 +279,7 @@ class _Sums:
                 "batch); give two or more"
             )
         sketch = torch.as_tensor(self.sketch)
-        return _Summary(self.weights, self.total, sketch, self.squares, self.count, self.ranks / self.ranked)
+        return _Summary(self.weights, self.total, sketch, self.squares, self.count, self.ranks / max(1, self.ranked))
 
 
 def _sketched(flat: Tensor, seed: int) -> Tensor:
