@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from relcons import GramRelation, RelationGaps, plot, relation_gap, relation_gaps
+from relcons import GramRelation, RelationGaps, SampleRelation, plot, relation_gap, relation_gaps
 from relcons.functional import relation_matrix
 
 
@@ -104,6 +104,34 @@ def test_the_interval_covers_about_as_often_as_it_says(relation):
     assert 33 <= hits <= 40
 
 
+def test_the_rank_is_that_of_the_first_relations():
+    maps = images(40, 0).expand(-1, 3, -1, -1).clone()
+    maps[32:] = images(8, 1).repeat(1, 3, 1, 1) * torch.rand(8, 3, 16, 14)
+    assert relation_gap(nn.Identity(), maps.split(9), [maps], noise=False, bootstrap=0).rank_a == pytest.approx(1)
+
+
+def test_a_few_batches_have_an_interval(encoder):
+    """Of four batches one sample in 55 is empty."""
+    found = relation_gap(encoder, images(16, 0).split(4), images(16, 1).split(4), relation=GramRelation())
+    low, high = found.interval
+    assert 0 <= low <= found.gap <= high < 1
+
+
+def test_wide_relations_are_sketched_for_the_interval_alone(monkeypatch):
+    a, b = (torch.randn(30, 70, 4, 4, generator=torch.Generator().manual_seed(seed)) + 0.2 * seed for seed in (0, 1))
+
+    def ask(sketch):
+        monkeypatch.setattr("relcons.gap.SKETCH", sketch)
+        return relation_gap(nn.Identity(), a.split(8), b.split(8), noise=False)
+
+    exact, sketched = ask(70 * 70), ask(4096)
+    for name in ("between", "within_a", "within_b", "gap"):
+        assert getattr(sketched, name) == pytest.approx(getattr(exact, name), rel=1e-6)
+    assert sketched.interval != exact.interval
+    width = exact.interval[1] - exact.interval[0]
+    assert sketched.interval == pytest.approx(exact.interval, abs=0.15 * width)
+
+
 def test_a_collapsed_encoder_and_an_idle_one(encoder):
     """Distances tell a collapse, to noise as well; weights that stayed tell an idle encoder."""
     start = copy.deepcopy(encoder.state_dict())
@@ -197,6 +225,8 @@ def test_several_sets(encoder):
         ({"a": []}, ValueError, "a has 0 relations, one an image"),
         ({"b": [torch.rand(1, 1, 16, 14)]}, ValueError, "b has 1 relations"),
         ({"a": [{"mask": 1}]}, TypeError, "a must give batches of images: .* got dict"),
+        ({"a": torch.rand(4, 1, 16, 14)}, TypeError, r"a must be batches of images, got a tensor; give \[a\]"),
+        ({"relation": SampleRelation()}, TypeError, "relation must be of what both sets share, got SampleRelation"),
         ({"batches": 0}, ValueError, "batches must be 1 or more, got 0"),
         ({"bootstrap": -1}, ValueError, "bootstrap must be 0 or more, got -1"),
         ({"bootstrap": 2.5}, TypeError, r"bootstrap must be a whole number, got 2\.5"),
