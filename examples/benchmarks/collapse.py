@@ -169,6 +169,7 @@ def main() -> None:
     options.add_argument("--inits", nargs="+", choices=["random", "taught"], default=["random", "taught"])
     options.add_argument("--optimisers", nargs="+", choices=list(OPTIMISERS), default=list(OPTIMISERS))
     options.add_argument("--terms", nargs="+", choices=["printed", "anchored"], default=["printed", "anchored"])
+    options.add_argument("--keep", type=float, default=0.05, help="of the anchor")
     options.add_argument(
         "--held-out", action="store_true", help="train on half of the target slices, look at the others"
     )
