@@ -15,6 +15,7 @@ __all__ = ["RelationAnchor"]
 
 
 Batches = Tensor | Sequence[Tensor | None] | None
+TargetBatches = Tensor | Sequence[Tensor] | None
 # Of each general encoder the maps of source and target images, by level; None without a source batch.
 Starts = list[tuple[list[Tensor], list[Tensor]] | None]
 
@@ -90,11 +91,11 @@ class RelationAnchor(nn.Module):
             buffer.zero_()
 
     @torch.no_grad()
-    def starts(self, images: Tensor | None, source: Batches) -> Starts:
+    def starts(self, images: TargetBatches, source: Batches) -> Starts:
         """The copies' maps of the images that the model was called with; counts a step in training mode.
 
-        images: of the target, followed by unlabelled ones where the model had some. source: a batch, or one (or
-        None) for each general encoder.
+        images: of the target, or a sequence of them and the unlabelled ones, which pass apart, as in the model.
+        source: a batch, or one (or None) for each general encoder.
         """
         batches = [source] if source is None or isinstance(source, Tensor) else list(source)
         count = len(self.encoders)
@@ -105,8 +106,9 @@ class RelationAnchor(nn.Module):
             )
         if self.training:
             self.steps += 1
+        apart = [images] if isinstance(images, Tensor) else list(images)
         return [
-            None if batch is None else (self._maps(encoder, batch), self._maps(encoder, images))
+            None if batch is None else (self._maps(encoder, [batch]), self._maps(encoder, apart))
             for encoder, batch in zip(self.encoders, batches, strict=True)
         ]
 
@@ -137,9 +139,9 @@ class RelationAnchor(nn.Module):
         )
 
     @torch.no_grad()
-    def _maps(self, encoder: nn.Module, images: Tensor) -> list[Tensor]:
-        maps: Sequence[Tensor] = encoder(images)
-        return [maps[level] for level in self.levels]
+    def _maps(self, encoder: nn.Module, batches: Sequence[Tensor]) -> list[Tensor]:
+        maps = [encoder(batch) for batch in batches]
+        return [torch.cat([each[level] for each in maps]) for level in self.levels]
 
     @torch.no_grad()
     def _shift(self, encoder: int, level: int, source: Tensor, general: Tensor, relation: Relation) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from relcons.anchoring import Batches, RelationAnchor, check_anchor
+from relcons.anchoring import Batches, RelationAnchor, TargetBatches, check_anchor
 from relcons.checks import check_choice, check_finite, check_same_channels, check_same_relations
 from relcons.functional import (
     REDUCTIONS,
@@ -264,15 +264,15 @@ class RelationLoss(_WeightedLoss):
         if self.anchor is not None:
             self.anchor.reset_parameters()
 
-    def forward(self, output: RelationOutput, images: Tensor | None = None, source: Batches = None) -> Tensor:
+    def forward(self, output: RelationOutput, images: TargetBatches = None, source: Batches = None) -> Tensor:
         """Weighted sum of the terms; see [`terms`][relcons.losses.RelationLoss.terms]."""
         return self.terms(output, images, source).total
 
-    def terms(self, output: RelationOutput, images: Tensor | None = None, source: Batches = None) -> RelationTerms:
+    def terms(self, output: RelationOutput, images: TargetBatches = None, source: Batches = None) -> RelationTerms:
         """Terms of the model's ``output``: ``total`` weighted, ``general`` and ``target`` not (None if off).
 
         images, source: what the model was called with, for the ``anchor`` alone: the images of the target
-        (followed by unlabelled ones, where it had some), and the source batch, or one for each general encoder.
+        (where it had unlabelled ones, both in a sequence), and the source batch, or one for each general encoder.
         """
         starts = None if self.anchor is None else self.anchor.starts(images, source)
         encoders = self._maps_per_encoder(output)

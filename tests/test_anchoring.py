@@ -197,6 +197,19 @@ def test_several_general_encoders_of_which_one_has_no_batch():
         loss(output, target, source)
 
 
+def test_unlabelled_images_pass_apart_as_in_the_model():
+    model = model_of()
+    target, unlabelled, source = images(0), images(5, count=2, scale=2.0), images(1, scale=3.0)
+    encoder = model.general_encoders[0]
+    apart = torch.cat([encoder(batch)[-1] for batch in (target, unlabelled)])
+    output = DualEncoderOutput(None, (), (apart,), (encoder(source)[-1],))
+    loss = RelationLoss(target=False, anchor=RelationAnchor(model)).eval()
+    loss.anchor.encoders.train()
+    # In evaluation there is no shift yet: at the start the term is 0 where batch norm saw the same batches.
+    assert loss.terms(output, (target, unlabelled), source).general < 1e-9
+    assert loss.terms(output, torch.cat([target, unlabelled]), source).general > 1e-6
+
+
 def test_compile():
     model = model_of()
     loss = RelationLoss(target=False, anchor=RelationAnchor(model)).eval()

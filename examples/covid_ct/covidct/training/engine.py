@@ -155,7 +155,7 @@ class Trainer:
         if not self.config.anchor:
             return self.relation.terms(output)
         images = [batches[name]["image"] for name in ("target", "unlabelled") if name in batches]
-        return self.relation.terms(output, torch.cat(images), batches["source"]["image"])
+        return self.relation.terms(output, images, batches["source"]["image"])
 
     def _forward(self, batches: dict[str, Batch]) -> tuple[Tensor, Tensor | None, DualEncoderOutput | None]:
         """The loss of the target's batch, that of the source's labels, and the maps that relations are of."""
