@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,9 +29,11 @@ import pytest
 
 from tests.long.mutants import Mutant, mutants_of
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 SLOWER = 5  # a mutant may take so many times what its tests take without it, before it counts as hanging
-CORE = ("functional", "losses", "relations", "routing", "schedules", "plot", "algorithm1", "routing_in_practice")
+BROKEN = 70  # exit code of a fork that failed itself, not its tests
+# Of what is not in relcons, or done by other processes.
+OTHERS = ("docs", "benchmarks", "loops", "floors", "import", "distributed", "several_processes")
 # What is mutated in a room, the tests that are run on it, and those of them whose work other processes do.
 SOURCES = {
     "core": ("relcons/*.py", "relcons/parts/*.py"),
@@ -38,7 +41,7 @@ SOURCES = {
 }
 TESTS = {
     "core": (
-        *(f"tests/test_{name}.py" for name in CORE),
+        *(f"tests/{path.name}" for path in sorted(ROOT.glob("tests/test_*.py")) if path.stem[5:] not in OTHERS),
         "tests/parts",
         "tests/networks",
         "tests/models/test_build.py",
@@ -64,11 +67,11 @@ LIBRARIES = (
 )
 
 
-@dataclass
+@dataclass(eq=False)
 class Recorder:
     """A plugin of pytest: the lines of relcons that each test runs, its seconds, and the tests that failed."""
 
-    package: str
+    copy: str
     lines: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
@@ -93,9 +96,9 @@ class Recorder:
     def _tracer(self, hits: set[tuple[str, int]]) -> Callable[[FrameType, str, Any], Any]:
         def trace(frame: FrameType, event: str, argument: Any) -> Any:
             name = frame.f_code.co_filename
-            if not name.startswith(self.package):
+            if not name.startswith(f"{self.copy}/relcons/"):
                 return None
-            hits.add((name[len(self.package) :], frame.f_lineno))
+            hits.add((name[len(self.copy) + 1 :], frame.f_lineno))
             return trace
 
         return trace
@@ -103,10 +106,10 @@ class Recorder:
 
 @dataclass(frozen=True)
 class Report:
-    """What a fork's call of pytest came to; code: None where it hung."""
+    """What a fork's call of pytest came to; code: None where it hung; heard: what its recorder has seen."""
 
     code: int | None
-    recorder: Recorder | None
+    heard: Recorder
     seconds: float
 
 
@@ -127,8 +130,13 @@ def run_tests(copy: Path, tests: list[str], recorder: Recorder, limit: float) ->
     if not done:
         os.waitpid(child, 0)
     seconds = time.monotonic() - started
-    heard = pickle.loads(answer.read_bytes()) if answer.exists() else None
-    return Report(os.waitstatus_to_exitcode(status) if done else None, heard, seconds)
+    if answer.exists():
+        # As plain values: the fork has forgotten the module that this class is of.
+        recorder.lines, recorder.seconds, recorder.failed = pickle.loads(answer.read_bytes())
+    code = os.waitstatus_to_exitcode(status) if done else None
+    if code == BROKEN:
+        sys.exit((copy / "output.txt").read_text(errors="replace")[-3000:])
+    return Report(code, recorder, seconds)
 
 
 def _in_child(copy: Path, tests: list[str], recorder: Recorder, answer: Path) -> None:
@@ -141,11 +149,16 @@ def _in_child(copy: Path, tests: list[str], recorder: Recorder, answer: Path) ->
     sys.path[:] = [str(copy), *(entry for entry in sys.path if entry and Path(entry).resolve() != ROOT)]
     for name in [name for name in sys.modules if name == "tests" or name.startswith("tests.")]:
         del sys.modules[name]
-    code = 70
+    code = BROKEN
     try:
         code = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "--tb=line", *tests], plugins=[recorder]))
-        answer.write_bytes(pickle.dumps(recorder))
+        answer.write_bytes(pickle.dumps((recorder.lines, recorder.seconds, recorder.failed)))
+    except BaseException:
+        traceback.print_exc()
+        code = BROKEN
     finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
 
 
@@ -178,14 +191,16 @@ class Copy:
 
 def baseline(copy: Copy, tests: list[str], cache: Path | None) -> Recorder:
     """Which test runs which lines, from one call of them all; SystemExit if one fails without a mutant."""
+    known = Recorder(str(copy.folder))
     if cache is not None and cache.exists():
-        return pickle.loads(cache.read_bytes())  # type: ignore[no-any-return]
-    report = run_tests(copy.folder, tests, Recorder(f"{copy.folder}/"), 7200)
-    if report.code != 0 or report.recorder is None:
+        known.lines, known.seconds = pickle.loads(cache.read_bytes())
+        return known
+    report = run_tests(copy.folder, tests, known, 7200)
+    if report.code != 0:
         sys.exit((copy.folder / "output.txt").read_text(errors="replace")[-3000:])
     if cache is not None:
-        cache.write_bytes(pickle.dumps(report.recorder))
-    return report.recorder
+        cache.write_bytes(pickle.dumps((known.lines, known.seconds)))
+    return known
 
 
 def tests_of(mutant: Mutant, file: str, known: Recorder, seconds: float) -> tuple[list[str], float]:
@@ -212,14 +227,14 @@ def tests_of(mutant: Mutant, file: str, known: Recorder, seconds: float) -> tupl
 def judge(copy: Copy, room: str, file: str, mutant: Mutant, known: Recorder, seconds: float) -> dict[str, Any]:
     """What became of a mutant, as a line of the log."""
     tests, expected = tests_of(mutant, file, known, seconds)
-    quiet = Recorder(f"{copy.folder}/", tracing=False)
+    quiet = Recorder(str(copy.folder), tracing=False)
     with copy.mutated(file, mutant.source):
         report = run_tests(copy.folder, tests, quiet, SLOWER * expected + 60)
         if report.code == 0 and ELSEWHERE[room]:
             report = run_tests(copy.folder, list(ELSEWHERE[room]), quiet, 300)
     by = "a limit on time" if report.code is None else f"code {report.code}"
-    if report.recorder is not None and report.recorder.failed:
-        by = report.recorder.failed[0]
+    if report.heard.failed:
+        by = report.heard.failed[0]
     survives = report.code == 0
     return {
         "file": file,
@@ -253,7 +268,6 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         copy = Copy(Path(folder).resolve())
         known = baseline(copy, arguments.tests or list(TESTS[arguments.room]), arguments.lines)
-        known.package = f"{copy.folder}/"
         for file, mutant in order:
             key = (file, mutant.lines[0], mutant.change)
             if key in done:
