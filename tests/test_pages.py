@@ -28,7 +28,9 @@ def build_my_network():
 import tempfile
 from relcons import DualEncoderUNet
 folder = tempfile.mkdtemp()
-DualEncoderUNet(build_my_network()).save_pretrained(folder)
+model = DualEncoderUNet(build_my_network())
+model.save_pretrained(folder)
+images = torch.rand(2, 1, 64, 64)
 torch.onnx.export = lambda *arguments, **named: None  # tests/models/test_export.py
 """,
     "docs/guides/several-processes.md": """
@@ -42,6 +44,8 @@ net = smp.Unet("resnet18", encoder_weights=None, in_channels=1)
 x_target = x_source = torch.rand(2, 1, 32, 32)
 y_target = x_target.round()
 segmentation = smp.losses.DiceLoss("binary")
+relation = RelationLoss()
+model = DualEncoderUNet(net)
 """,
     "docs/guides/loops.md": """
 from relcons import RelationLoss
@@ -106,8 +110,8 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
         torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
         spaces: dict[str, dict[str, Any]] = {}
-        for block in runs(page):
-            session = "".join(re.findall(r'session="(\w+)"', block.info))
+        for number, block in enumerate(runs(page)):  # as the site has it: blocks of no session stand alone
+            session = "".join(re.findall(r'session="(\w+)"', block.info)) or str(number)
             if session not in spaces:
                 # As of a module: dataclasses look their module up.
                 spaces[session] = {"__name__": "__main__", "torch": torch}

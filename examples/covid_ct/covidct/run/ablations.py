@@ -52,8 +52,8 @@ CHOICES = (
 )
 # Which images, not which method: rows of the paper have either.
 OF_DATA = {"target_cases", "source_cases"}
-# How long, as the number of steps.
-OF_BUDGET = {"pseudo_epochs", "pseudo_groups"}
+# How long, as the number of steps, and from which weights, which the published systems have.
+OF_BUDGET = {"pseudo_epochs", "pseudo_groups", "imagenet"}
 DUAL = "dual"
 
 
