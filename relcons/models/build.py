@@ -42,6 +42,8 @@ def check_levels(levels: Sequence[int], widths: Sequence[int], name: str = "leve
 
 def check_input(name: str, x: Tensor, divisors: Sequence[int] | None, channels: int | None) -> None:
     """ValueError for images whose channels or spatial sizes the network would not take."""
+    if divisors is not None and x.ndim != len(divisors) + 2:
+        raise ValueError(f"{name} must be (B, C, *spatial) with {len(divisors)} spatial axes, got {tuple(x.shape)}")
     if channels is not None and x.ndim > 1 and x.shape[1] != channels:
         raise ValueError(
             f"{name} must be (B, C, *spatial) with C = {channels}, as the network was built, got {tuple(x.shape)}; "
@@ -49,9 +51,7 @@ def check_input(name: str, x: Tensor, divisors: Sequence[int] | None, channels: 
         )
     if divisors is None:
         return
-    sizes, axes = x.shape[2:], len(divisors)
-    if x.ndim != axes + 2:
-        raise ValueError(f"{name} must be (B, C, *spatial) with {axes} spatial axes, got {tuple(x.shape)}")
+    sizes = x.shape[2:]
     if any(size % divisor for size, divisor in zip(sizes, divisors, strict=True)):
         padded = tuple(-(-size // d) * d for size, d in zip(sizes, divisors, strict=True))
         raise ValueError(

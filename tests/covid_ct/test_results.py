@@ -30,6 +30,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         AXES=4,
         PRESETS={"demo": PRESETS["demo"] | {"steps": 7}},
         default_fold=answer("default_fold", "fold 0, as all drawings"),
+        fit=lambda config: config,
         score=answer("score"),
         draw=answer("draw"),
         show=answer("show", 3),
@@ -50,7 +51,7 @@ def test_a_third_wing_is_found_by_its_data_set(calls: list[str], tmp_path: Path)
         resolve(Arguments(dataset="pencil", data=tmp_path))
     with pytest.raises(InputError, match="method ours-un is for slices and pencil are drawings"):
         resolve(Arguments(dataset="pencil", method="ours-un"))
-    with pytest.raises(InputError, match=r"'oil' is unknown; take one of .*covid-ct-20, phantom-volumes, pencil, ink"):
+    with pytest.raises(InputError, match=r"'oil' is unknown; take one of .*covid-ct-20, phantom-volumes, own-volumes, pencil, ink"):
         resolve(Arguments(dataset="oil"))
 
 
