@@ -51,7 +51,7 @@ def test_a_third_wing_is_found_by_its_data_set(calls: list[str], tmp_path: Path)
         resolve(Arguments(dataset="pencil", data=tmp_path))
     with pytest.raises(InputError, match="method ours-un is for slices and pencil are drawings"):
         resolve(Arguments(dataset="pencil", method="ours-un"))
-    with pytest.raises(InputError, match=r"'oil' is unknown; take one of .*covid-ct-20, phantom-volumes, own-volumes, pencil, ink"):
+    with pytest.raises(InputError, match=r"'oil' is unknown; take one of .*own-volumes, pencil, ink"):
         resolve(Arguments(dataset="oil"))
 
 
