@@ -370,8 +370,10 @@ def anchored_consistency(
     [`RelationAnchor`][relcons.RelationAnchor] keeps the copy and $D$.
 
     Args:
-        source, general: $F_G(X^n)$ and $F_G(X^c)$, ``(B, C, *spatial)``.
-        source_start, general_start: the copy's, of the same images.
+        source: $F_G(X^n)$, ``(B, C, *spatial)``.
+        general: $F_G(X^c)$, likewise.
+        source_start: the copy's map of the images of ``source``.
+        general_start: the copy's map of the images of ``general``.
         shift: $D$, ``(C, C)``.
         keep: $k$; one image has no variance.
         relation: of a batch, None for [`relation_matrix`][relcons.functional.relation_matrix].

@@ -86,7 +86,8 @@ def relation_gap(
 
     Args:
         encoder: from images to a map ``(B, C, *spatial)``, or to a sequence of maps, whose last is taken.
-        a, b: batches of images: tensors, sequences whose first entry is one, or mappings with ``image``.
+        a: batches of images: tensors, sequences whose first entry is one, or mappings with ``image``.
+        b: those of the other set.
         relation: module from maps to ``(B, C, C)``, one relation an image, or ``(C, C)``, one a batch, which
             then takes the image's place everywhere. None is ``GramRelation(batch="none")``;
             ``GramRelation()`` compares batches as the losses do.

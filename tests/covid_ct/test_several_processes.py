@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import covidct.training.engine
+import covidct.training.objectives
 import pytest
 import torch
 from covidct.results import is_finished
@@ -114,7 +114,7 @@ def each_process_by_itself(outputs: Any, masks: Tensor) -> Tensor:
 
 def joined(config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     """The model of one process that takes both batches in every step."""
-    monkeypatch.setattr(covidct.training.engine, "segmentation_loss", each_process_by_itself)
+    monkeypatch.setattr(covidct.training.objectives, "segmentation_loss", each_process_by_itself)
     config = replace(config, batch_size=2 * config.batch_size, workers=0)
     folder.mkdir()
     model = build_model(config)
