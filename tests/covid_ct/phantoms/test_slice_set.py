@@ -23,9 +23,10 @@ from covidct.phantoms.slice_set import (
     write_phantoms,
 )
 from covidct.phantoms.texture import Field, Grid, Scanner
+from covidct.sets.covid_semiseg import read_covid_semiseg
 from PIL import Image
 
-SMALL = {"labelled": 2, "test": 1, "source": 3}
+SMALL = {"labelled": 2, "test": 1, "source": 3, "unlabelled": 2}
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -66,9 +67,17 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(small, tmp_p
 
 
 def test_fewer_pictures_are_the_same_pictures(small, tmp_path):
-    fewer = contents(write_phantoms(tmp_path, seed=0, labelled=1, test=1, source=1))
+    fewer = contents(write_phantoms(tmp_path, seed=0, labelled=1, test=1, source=1, unlabelled=1))
     fewer.pop("phantom.json")
     assert fewer == {name: data for name, data in contents(small).items() if name in fewer}
+
+
+def test_unlabelled_slices_are_read_as_such(small):
+    found = read_covid_semiseg(small / "target")
+    assert [item.name for item in found.unlabelled] == ["phantom_00_0", "phantom_00_1"]
+    assert {item.mask_path for item in found.unlabelled} == {None}
+    labelled = {item.path.read_bytes() for item in (*found.train, *found.test)}
+    assert not labelled & {item.path.read_bytes() for item in found.unlabelled}
 
 
 def test_layout_and_published_names(small):
