@@ -181,6 +181,21 @@ class Compared:
     aspect: float = 1.0
 
 
+def best_median_worst(scores: Mapping[str, Mapping[str, float]], image: str) -> list[tuple[str, str]]:
+    """Of the images that all runs have scored, by run and name, the first run's best, median and worst, in words.
+
+    InputError if they have no `image` in common.
+    """
+    first, *others = scores.values()
+    known = [name for name in first if all(name in each for each in others)]
+    if not known:
+        raise InputError(f"the runs have no test {image} in common")
+    ranked = sorted(known, key=lambda name: -first[name])
+    last = len(ranked) - 1
+    places = {0: "best", round(last / 2): "median", last: "worst"}
+    return [(label, ranked[place]) for place, label in sorted(places.items())]
+
+
 def draw_comparison(path: Path, cases: Sequence[Compared]) -> Path:
     """A row an image: the image, the truth, and every run's prediction, found, false and missed told apart.
 

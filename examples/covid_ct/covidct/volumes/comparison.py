@@ -7,12 +7,9 @@ from pathlib import Path
 from covidct.ct.volume import VolumeCase, load_mask, load_volume
 from covidct.errors import InputError
 from covidct.run.config import read_config
-from covidct.run.figures import Compared
+from covidct.run.figures import Compared, best_median_worst
 from covidct.volumes.evaluation import predicted_mask, volume_test_cases
 from covidct.volumes.tables import read_volume_metrics
-
-# Where the volumes lie that are shown, among those sorted from best to worst DSC of the first run.
-PLACES = {"best": 0.0, "median": 0.5, "worst": 1.0}
 
 
 def compare(runs: Mapping[str, Path]) -> list[Compared]:
@@ -21,15 +18,10 @@ def compare(runs: Mapping[str, Path]) -> list[Compared]:
         name: {one.name: one.dsc for one in read_volume_metrics(run).volumes if one.dsc is not None}
         for name, run in runs.items()
     }
-    first = next(iter(scores.values()))
-    known = [name for name in first if all(name in each for each in scores.values())]
-    if not known:
-        raise InputError("the runs have no test volume in common")
-    ranked = sorted(known, key=lambda name: -first[name])
-    places = {round(share * (len(ranked) - 1)): label for label, share in PLACES.items()}
+    chosen = best_median_worst(scores, "volume")
     config = read_config(next(iter(runs.values())) / "config.json")
     cases = {case.name: case for case in volume_test_cases(config)}
-    return [_compared(label, cases[ranked[place]], runs) for place, label in sorted(places.items())]
+    return [_compared(label, cases[name], runs) for label, name in chosen]
 
 
 def _compared(label: str, case: VolumeCase, runs: Mapping[str, Path]) -> Compared:
