@@ -10,6 +10,8 @@ from covidct.sets.coronacases import as_labelled, is_coronacases
 
 TRAIN = Path("TrainingSet/LungInfection-Train/Doctor-label")
 UNLABELLED = Path("TrainingSet/LungInfection-Train/Pseudo-label")
+# What a user who has another set in mind may have meant.
+OWN = "one of your own with images/ and masks/ (or imagesTr/ and labelsTr/)"
 TEST = Path("TestingSet/LungInfection-Test")
 
 
@@ -65,7 +67,7 @@ def read_unlabelled(folder: Path) -> tuple[Slice, ...]:
 def _find_dataset(root: Path) -> Path:
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
-        raise InputError(f"{root} {what}; give the folder that holds COVID-SemiSeg's Dataset")
+        raise InputError(f"{root} {what}; give the folder that holds COVID-SemiSeg's Dataset, or {OWN}")
     near = [root, root / "Dataset"]
     below = [folder / "Dataset" for folder in entries(root) if folder.is_dir() and folder.name[0] != "."]
     for candidates in (near, below):
@@ -78,8 +80,7 @@ def _find_dataset(root: Path) -> Path:
     inside = ", ".join([path.name for path in entries(root)][:10]) or "nothing"
     raise InputError(
         f"{root} is not COVID-SemiSeg: looked for {TRAIN} in it, in Dataset and in */Dataset, found {inside}; "
-        "give the folder that holds Dataset, as the archive LungInfection-Train.zip unpacks, or one of your own with "
-        "images/ and masks/ (or imagesTr/ and labelsTr/)"
+        f"give the folder that holds Dataset, as the archive LungInfection-Train.zip unpacks, or {OWN}"
     )
 
 
