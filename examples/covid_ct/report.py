@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 from covidct.errors import InputError, exit_on_input_error
-from covidct.files import write_bytes, writing
+from covidct.files import write_bytes, write_text, writing
 from covidct.results import wing_of
 from covidct.run.config import Config, read_config
 from covidct.run.figures import draw_comparison
@@ -18,7 +18,11 @@ from covidct.run.report_text import explanations, grids, title
 from covidct.run.results import JSON, make_output
 from covidct.run.rows import Rows, assign
 from covidct.run.scores import read_scores
+from covidct.run.study import read_study
+from covidct.run.study_report import markdown, study_rows
+from covidct.run.study_scores import Scored, joined, read_csv
 from rich.console import Console
+from rich.markdown import Markdown
 
 FILE_WIDTH = 200
 TABLES_FOLDER = Path("tables")
@@ -32,15 +36,18 @@ class Arguments:
     evaluate.py again). Rows, folds and volumes that are missing are named under the table. Tables III and IV are made
     of runs on volumes or, without figures of the paper, on slices; V and VI of runs on slices. Writes table-NAME.md,
     .tex, .csv (the rows) and table-NAME-differences.csv; and pictures as the paper's: table-NAME-images.png of three
-    test images (Figs. 3 and 4) and table-NAME-relations.png (Figs. 5 and 6).
+    test images (Figs. 3 and 4) and table-NAME-relations.png (Figs. 5 and 6). With --study: study-NAME.md, every
+    system's Dice and its gain over those that it is compared with.
     """
 
     runs: Annotated[
         tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")
     ]
-    """Run folders written by train.py."""
-    table: TableName
+    """Run folders written by train.py; of a study, files scores.csv."""
+    table: TableName | None = None
     """Table of the paper."""
+    study: Path | None = None
+    """Instead of a table: the file of the study whose scores.csv are given."""
     output: Path | None = None
     """Folder for the files; tables by default, beside train.py's runs."""
 
@@ -50,6 +57,11 @@ def main() -> None:
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
         console.width = FILE_WIDTH
+    if arguments.study is not None:
+        _report_study(arguments, arguments.study, console)
+        return
+    if arguments.table is None:
+        raise InputError("give --table III, IV, V or VI, or --study with a study's file and its scores.csv")
     # Files are what runs/* finds beside the runs, such as evaluate.py's folds.csv.
     runs = list({run.resolve(): run for run in arguments.runs if not run.is_file()}.values())
     if not runs:
@@ -70,6 +82,21 @@ def main() -> None:
     names = ", ".join(path.name for path in (*written, *pictures))
     for line in (*explanations(report), *report.notes, *rows.left_out, *left_out, f"Written to {folder}: {names}"):
         console.print(line, soft_wrap=True)
+
+
+def _report_study(arguments: Arguments, path: Path, console: Console) -> None:
+    study = read_study(path)
+    scores: list[Scored] = []
+    for given in arguments.runs:
+        scores = joined(scores, read_csv(given))
+    folder = arguments.output or TABLES_FOLDER
+    make_output(folder)
+    text = markdown(study, study_rows(study, scores))
+    with writing(f"{folder}: the table"):
+        write_text(folder / f"study-{path.stem}.md", text)
+    console.print(study.question, style="bold", soft_wrap=True)
+    console.print(Markdown(text))
+    console.print(f"Written to {folder}: study-{path.stem}.md", soft_wrap=True)
 
 
 def _pictures(

@@ -1,4 +1,4 @@
-"""All runs of a table of the paper by one command. `python sweep.py --help` lists the arguments."""
+"""All runs of a table of the paper, or of a study, by one command. `python sweep.py --help` lists the arguments."""
 
 import os
 import shlex
@@ -12,8 +12,12 @@ import tyro
 from covidct.errors import exit_on_input_error, print_error
 from covidct.files import writing
 from covidct.progress import stages_shown
+from covidct.results import wing_of
 from covidct.run.lock import locked
 from covidct.run.plan import PRETRAIN, Training
+from covidct.run.study import read_study
+from covidct.run.study_scores import SCORES, collect, write_scores
+from covidct.sets.names import COVID_SEMISEG
 from covidct.store.preparation import usable_processors
 from covidct.sweep.arguments import Arguments, make_plan
 from covidct.sweep.display import Display
@@ -37,7 +41,7 @@ def main() -> None:
         place.own.mkdir(parents=True, exist_ok=True)
     with locked(place.own, busy="is used"):
         workers, at_once = _workers(arguments, place, len(made.trainings))
-        for note in (*notes, f"Table {arguments.table}: {len(made.trainings)} runs in {arguments.root}"):
+        for note in (*notes, f"{arguments.title}: {len(made.trainings)} runs in {arguments.root}"):
             console.print(note, soft_wrap=True)
         state = _carry_out(made.trainings, place, workers, at_once, console)
     _conclude(arguments, state, made.trainings, console)
@@ -91,11 +95,23 @@ def _conclude(arguments: Arguments, state: State, trainings: Sequence[Training],
         print_error(f"{run}: {why}")
     if state.failed:
         console.print("What failed goes on with the same command, once its fault is mended.")
+    if arguments.study is not None:
+        _conclude_study(arguments, arguments.study, console)
+        return
     tested = [one.run for one in trainings if one.run in state.finished and f"-{PRETRAIN}-" not in one.run]
     if tested:
         report = ["python", str(Path(sys.argv[0]).with_name("report.py"))]
         runs = [str(arguments.root / run) for run in tested] if state.failed else [f"{arguments.root}/*"]
         console.print(f"The table: {' '.join([*report, *runs])} --table {arguments.table}", soft_wrap=True)
+
+
+def _conclude_study(arguments: Arguments, path: Path, console: Console) -> None:
+    """Write the scores of all runs that are finished, those of earlier calls among them, to one file."""
+    scores = collect(arguments.root, read_study(path), wing_of(arguments.dataset or COVID_SEMISEG).IMAGES)
+    table = arguments.root / SCORES
+    write_scores(table, scores)
+    report = f"python {Path(sys.argv[0]).with_name('report.py')} {table} --study {path}"
+    console.print(f"Every slice's score: {table}. The table: {report}", soft_wrap=True)
 
 
 if __name__ == "__main__":

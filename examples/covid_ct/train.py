@@ -75,7 +75,7 @@ def run(task: Task, arguments: Arguments, console: Console) -> int:
         _introduce(task, wing.IMAGES, data, trainer, console)
         with disk_faults(folder):
             trainer.train(console, _board(folder, trainer) if arguments.tensorboard else None)
-            return finish(folder, config, trainer.module, data, console) if fabric.is_global_zero else 0
+            return finish(folder, config, trainer.result, data, console) if fabric.is_global_zero else 0
 
 
 def _introduce(

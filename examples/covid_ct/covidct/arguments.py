@@ -62,6 +62,10 @@ class Arguments:
     """Source slices, one of each of so many scans, the sets balanced; drawn by a seed. All without it."""
     target_cases: int | None = None
     """Labelled slices of the target that are trained on, drawn by a seed. All without it."""
+    target_draw: int | None = None
+    """Which of many draws of --target-cases; 0 by default."""
+    ema: float | None = None
+    """Decay of an exponential moving average of the weights, such as 0.99, which is kept instead of the last ones."""
     preset: str | None = None
     """demo (default without --data), cpu (default with it), paper (default with it where CUDA is found)."""
     fold: int | None = None

@@ -89,3 +89,17 @@ def test_tables_of_the_same_runs_share_a_folder():
     roots = {table: Arguments(table).root for table in ("III", "IV", "V", "VI")}
     assert roots["III"] == roots["IV"] == Path("runs/tables-III-IV")
     assert len(set(roots.values())) == 3
+
+
+def test_a_study_takes_the_place_of_a_table(made, tmp_path, write_covid):
+    data = write_covid(tmp_path / "semi", [str(number) for number in range(10)])
+    (tmp_path / "own.toml").write_text(
+        'question = "?"\nfolds = [1]\n[systems.wide]\ntitle = "wide"\nmethod = "unet"\noptions = ["--width", "1.5"]\n'
+    )
+    asked = {"data": data, "study": tmp_path / "own.toml", "preset": "demo"}
+    assert runs(made(**asked)) == ["wide-labelsall-fold1-seed0"]
+    assert Arguments(**asked).root == Path("runs/study-own")
+    with pytest.raises(InputError, match="--table and --study name two things"):
+        made("V", **asked)
+    with pytest.raises(InputError, match="give --table III, IV, V or VI, or --study"):
+        made(data=data)

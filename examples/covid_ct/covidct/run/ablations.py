@@ -47,11 +47,15 @@ CHOICES = (
     Choice("pseudo_groups", "groups", lambda chosen: chosen.pseudo_labels),
     Choice("hidden_block", "hidden squares of", lambda chosen: chosen.learns == "hidden parts"),
     Choice("hidden_share", "share hidden", lambda chosen: chosen.learns == "hidden parts"),
+    Choice("ema", "EMA", lambda chosen: not chosen.pseudo_labels),
+    Choice("target_draw", "draw", lambda chosen: chosen.learns == "lesions"),
     Choice("target_cases", "target slices", lambda chosen: chosen.learns != "source lesions"),
     Choice("source_cases", "source slices", lambda chosen: chosen.needs_source),
 )
 # Which images, not which method: rows of the paper have either.
-OF_DATA = {"target_cases", "source_cases"}
+OF_DATA = {"target_cases", "target_draw", "source_cases"}
+# Said only where they are chosen.
+UNSAID = OF_DATA | {"ema"}
 # How long, as the number of steps, and from which weights, which the published systems have.
 OF_BUDGET = {"pseudo_epochs", "pseudo_groups", "imagenet"}
 DUAL = "dual"
@@ -73,18 +77,21 @@ def asked_choices(given: Mapping[str, Any], config: Config) -> dict[str, Any]:
                 f"{choice.option} changes nothing in method {config.method}; leave it out, or take --method {methods}"
             )
         asked[choice.field] = _width(value, config) if choice.field == "width" else value
+    if "target_draw" in asked and asked.get("target_cases") is None:
+        raise InputError("--target-draw says which draw of --target-cases; give that too, or leave it out")
     if (power := asked.get("relation_power", 1)) not in (1, 2):
         raise InputError(f"--ramp-power must be 1 (as printed) or 2 (Laine & Aila 2017), got {power:g}")
     return asked
 
 
 def acting(config: Config) -> list[Choice]:
-    """The choices that change anything in a run of `config`; numbers of cases do not where all were taken."""
+    """The choices that change anything in a run of `config`, without those of `UNSAID` that were not made."""
     chosen = system(config.method)
     return [
         choice
         for choice in CHOICES
-        if choice.acts(chosen) and not (choice.field in OF_DATA and getattr(config, choice.field) is None)
+        if choice.acts(chosen)
+        and not (choice.field in UNSAID and getattr(config, choice.field) == DEFAULTS[choice.field])
     ]
 
 

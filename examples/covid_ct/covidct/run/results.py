@@ -36,9 +36,10 @@ NAMED = (
         "imagenet",
         "source_cases",
         "target_cases",
+        "target_draw",
     ),
     *("pseudo_group", "pseudo_epochs", "pseudo_groups", "hidden_block", "hidden_share"),
-    *("optimizer", "learning_rate", "precision"),
+    *("optimizer", "learning_rate", "ema", "precision"),
 )
 
 

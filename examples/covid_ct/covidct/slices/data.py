@@ -76,13 +76,15 @@ def read_run_data(config: Config) -> SliceData:
             raise InputError(f"method {config.method} learns from the source's masks; give a --source that has them")
         return SliceData(train=source, test=(), source=(), split="lesions of the source, for any fold")
     target = read_target(config)
+    if chosen.learns == "hidden parts":
+        # All folds start from one run, so it may show none of the slices that any of them tests on.
+        unlabelled = _unlabelled_slices(config, target, (*target.train, *target.test))
+        return SliceData(train=unlabelled, test=(), source=(), split="unlabelled, for any fold")
     found = split(target, config.fold, config.split_seed)
     unlabelled = _unlabelled_slices(config, target, found.test) if chosen.needs_unlabelled else ()
-    if chosen.learns == "hidden parts":
-        return SliceData(train=unlabelled, test=(), source=(), split="unlabelled, for any fold")
     train = found.train
     if config.target_cases is not None:
-        train = draw_target(train, config.target_cases, config.split_seed)
+        train = draw_target(train, config.target_cases, config.split_seed + config.target_draw)
     source = _source_slices(config) if chosen.needs_source else ()
     if config.dataset == OWN:
         source = without_overlap(source, found.test)

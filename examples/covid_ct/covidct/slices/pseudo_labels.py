@@ -10,6 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from PIL import Image
 from rich.console import Console
+from torch import nn
 
 from covidct.ct.picture import Slice, load_slice
 from covidct.files import read_json, remove_leftovers, replacing, write_text
@@ -68,6 +69,11 @@ class PseudoLabelTraining:
             read_weights(self.module, self._folder(self.done.stages - 1))
 
     @property
+    def result(self) -> nn.Module:
+        """The network of the last stage that is done."""
+        return self.module
+
+    @property
     def step(self) -> int:
         """Steps of the stages that are done."""
         return self.done.steps
@@ -119,7 +125,7 @@ class PseudoLabelTraining:
         data = SliceData(train=train, test=(), source=(), split=stage.kind)
         trainer = Trainer(self.fabric, config, folder, model, data)
         trainer.train(console, board)
-        self.module = trainer.module
+        self.module = trainer.result
 
     def _stage_config(self, stage: Stage) -> Config:
         """Inf-Net's own recipe; the rounds' batches, rate and epochs, each an image of all once at every scale."""

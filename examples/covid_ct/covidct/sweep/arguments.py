@@ -14,6 +14,7 @@ from covidct.results import wing_of
 from covidct.run.paper import TableName
 from covidct.run.plan import BY_FOLD, Images, Plan, Settings, SourceSet, check_kind, plan
 from covidct.run.rows import set_of
+from covidct.run.study import read_study, study_plan
 from covidct.sets.names import COVID_CT_20, COVID_SEMISEG, PHANTOM
 from covidct.store.phantoms import make_phantom_volumes, phantom_stores
 from covidct.store.store import open_store
@@ -24,13 +25,13 @@ FOLDERS = {"III": "tables-III-IV", "IV": "tables-III-IV", "V": "table-V", "VI": 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Train every system of a table of the paper: methods x folds x seeds, pre-trainings first.
+    """Train every system of a table of the paper, or of a study: methods x folds x seeds, pre-trainings first.
 
     What is finished is skipped and what has begun goes on: stopped or killed, call it again with the same arguments.
     Without --data it trains on phantoms. Runs that fail are named at the end, and the exit code is then 2.
     """
 
-    table: TableName
+    table: TableName | None = None
     """Table of the paper. III and IV: five folds, of volumes unless --dataset says otherwise; V and VI: slices."""
     data: Path | None = None
     """Folder of the data set; phantom data are generated without it."""
@@ -41,10 +42,13 @@ class Arguments:
     source: tuple[Path, ...] = ()
     """Source sets: stores of volumes, or folders for slices, which are known by their names (msd, nsclc, lits,
     covid-19-20). Those that the table has no row for get rows of their own."""
+    study: Path | None = None
+    """Instead of a table: a file of systems with their options, folds and numbers of labels, such as
+    studies/borrowing.toml. Every slice's score goes into scores.csv in the output folder."""
     unlabelled: Path | None = None
     """Folder of unlabelled slices, instead of the data set's own."""
     methods: tuple[str, ...] = ()
-    """Methods of the table to train; all without it."""
+    """Methods of the table, or systems of the study, to train; all without it."""
     preset: str | None = None
     """As train.py: demo (default without --data), cpu (default with it), paper (default where CUDA is found)."""
     seeds: tuple[int, ...] = (0,)
@@ -62,7 +66,7 @@ class Arguments:
     pseudo_epochs: int | None = None
     """As train.py, of semi-inf-net: epochs after each group; 1 in preset demo."""
     output: Path | None = None
-    """Folder of the run folders; runs/table-V and so on by default, one for III and IV."""
+    """Folder of the run folders; runs/table-V and so on by default, one for III and IV; runs/study-NAME."""
     at_once: int | None = None
     """Runs at a time: as many as there are GPUs, else processors, each with one thread; on a cluster all."""
     cluster: Literal["local", "slurm", "debug"] = "local"
@@ -79,7 +83,13 @@ class Arguments:
     @property
     def root(self) -> Path:
         """Where the run folders go."""
-        return self.output or training.RUNS / FOLDERS[self.table]
+        folder = FOLDERS[self.table] if self.table else f"study-{self.study.stem if self.study else ''}"
+        return self.output or training.RUNS / folder
+
+    @property
+    def title(self) -> str:
+        """What is trained, for the screen."""
+        return f"Table {self.table}" if self.table else f"Study {self.study}"
 
 
 def make_plan(arguments: Arguments, stages: Stages) -> tuple[Plan, tuple[str, ...]]:
@@ -92,7 +102,8 @@ def make_plan(arguments: Arguments, stages: Stages) -> tuple[Plan, tuple[str, ..
     images = _images(arguments, stages)
     # What train.py makes of the target alone.
     first = training.resolve(parsed([*images.arguments, "--method", "unet", *_given("--preset", arguments.preset)]))
-    if first.config.fold is not None and arguments.folds is None and arguments.table not in BY_FOLD:
+    by_fold = arguments.study is not None or arguments.table in BY_FOLD
+    if first.config.fold is not None and arguments.folds is None and not by_fold:
         raise InputError(
             f"{arguments.data} has no test slices for the published split; give --folds 0 1 2 3 4 for a "
             "cross-validation inside the labelled slices"
@@ -108,7 +119,10 @@ def make_plan(arguments: Arguments, stages: Stages) -> tuple[Plan, tuple[str, ..
         pseudo_groups=arguments.pseudo_groups,
         pseudo_epochs=arguments.pseudo_epochs,
     )
-    made = plan(arguments.table, images, settings)
+    if arguments.study is not None:
+        made = study_plan(read_study(arguments.study), images, settings)
+    else:
+        made = plan(_table(arguments), images, settings)
     _check_trainings(made, arguments.root.absolute())
     notes = [note for note in first.notes if "--fold chooses" not in note]
     stand_ins = [source.name for source in images.sources] if images.phantoms else []
@@ -116,7 +130,17 @@ def make_plan(arguments: Arguments, stages: Stages) -> tuple[Plan, tuple[str, ..
     return made, (*notes, *said, *made.notes)
 
 
+def _table(arguments: Arguments) -> TableName:
+    if arguments.table is None:
+        raise InputError("give --table III, IV, V or VI, or --study with a study's file")
+    return arguments.table
+
+
 def _check(arguments: Arguments) -> None:
+    if arguments.study is None:
+        _table(arguments)
+    elif arguments.table is not None:
+        raise InputError("--table and --study name two things to train; leave one out")
     if arguments.at_once is not None and arguments.at_once < 1:
         raise InputError(f"--at-once must be 1 or more, got {arguments.at_once}")
     if not arguments.seeds:
@@ -133,7 +157,8 @@ def _images(arguments: Arguments, stages: Stages) -> Images:
     wing = wing_of(dataset)
     if dataset in wing.PREPARED and arguments.data is None and arguments.store is None:
         dataset = wing.PHANTOM
-    check_kind(arguments.table, dataset, wing.IMAGES)
+    if arguments.table is not None:
+        check_kind(arguments.table, dataset, wing.IMAGES)
     given = _source_sets(wing.IMAGES, arguments.source)
     implied: tuple[SourceSet, ...] = ()
     if dataset == wing.PHANTOM:

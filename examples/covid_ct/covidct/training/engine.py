@@ -32,7 +32,7 @@ from covidct.run.results import without_nan
 from covidct.run.systems import system
 from covidct.training.batches import numbered_loader
 from covidct.training.objectives import Batch, objective
-from covidct.training.optimisation import clip, learning_rate, make_optimizer
+from covidct.training.optimisation import averaged, clip, learning_rate, make_optimizer
 from covidct.training.relation_probe import RelationProbe, deepest_level, effective_rank
 from covidct.training.segmentation_loss import segmentation_loss
 from covidct.training.wing import RunData
@@ -87,12 +87,18 @@ class Trainer:
         optimizer = make_optimizer(self.groups, config)
         self.module = model
         self.model, self.optimizer = fabric.setup(model, optimizer)
+        self.average = averaged(model, config.ema)
         loss = build_relation_loss(config, model)
         self.relation = None if loss is None else loss.to(fabric.device)
         # Before a checkpoint is read: the seed's weights, or those of the run that this one starts from.
         self.start = [parameter.detach().clone() for parameter in self.groups.get("general", [])]
         self.step, self.seconds = 0, 0.0
         self._restore()
+
+    @property
+    def result(self) -> nn.Module:
+        """The network that is kept: with `Config.ema` the average of the weights, else the last ones."""
+        return self.module if self.average is None else self.average.module
 
     def train(self, console: Console, board: Any = None) -> None:
         """Take the remaining steps; `board` is TensorBoard's SummaryWriter or None."""
@@ -135,6 +141,8 @@ class Trainer:
         self.fabric.strategy.precision.unscale_gradients(self.optimizer.optimizer)
         norms = clip(self.groups, self.clip_sets, self.config)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.module)
         if self.relation is not None:
             self.relation.step()
         return {
@@ -271,6 +279,8 @@ class Trainer:
             "relation": None if self.relation is None else self.relation.state_dict(),
             "scaler": self.fabric.strategy.precision.state_dict(),
         }
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
         if self.config.init:
             # That run may be gone when this one goes on; what the seed gives is drawn again.
             state["start"] = self.start
@@ -286,6 +296,8 @@ class Trainer:
                 self.fabric.strategy.precision.load_state_dict(state["scaler"])
                 if self.relation is not None:
                     self.relation.load_state_dict(state["relation"])
+                if self.average is not None:
+                    self.average.load_state_dict(state["average"])
                 self.start = [tensor.to(self.fabric.device) for tensor in state.get("start", self.start)]
                 self.step, self.seconds = state["step"], state["seconds"]
             except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -5,16 +5,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from covidct.networks import inf_net_training
 from covidct.run.config import Config
 
 
 def make_optimizer(groups: Mapping[str, list[nn.Parameter]], config: Config) -> torch.optim.Optimizer:
-    """SGD or Adam, as `config` says, over `groups` of `trained_groups`, a named group each."""
+    """SGD, Adam or AdamW, as `config` says, over `groups` of `trained_groups`, a named group each."""
     named: list[dict[str, Any]] = [{"params": parameters, "name": name} for name, parameters in groups.items()]
-    if config.optimizer == "adam":
-        return torch.optim.Adam(named, lr=config.learning_rate, weight_decay=config.weight_decay)
+    if config.optimizer != "sgd":
+        adam = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+        return adam(named, lr=config.learning_rate, weight_decay=config.weight_decay)
     return torch.optim.SGD(
         named,
         lr=config.learning_rate,
@@ -30,6 +32,13 @@ def learning_rate(config: Config, step: int) -> float:
         epoch = 1 + inf_net_training.EPOCHS * step // config.steps
         return inf_net_training.learning_rate(epoch, config.learning_rate, rule=config.variant)
     return config.learning_rate * float((1 - step / config.steps) ** config.poly)
+
+
+def averaged(model: nn.Module, decay: float) -> AveragedModel | None:
+    """The moving average of a model's weights and buffers, which a call of `update_parameters` moves; None without."""
+    if not decay:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def clip(groups: Mapping[str, list[nn.Parameter]], sets: Sequence[Sequence[str]], config: Config) -> dict[str, Tensor]:
