@@ -121,7 +121,7 @@ def needed_bytes(config: Config, parameters: int) -> int:
     """Estimate of the run's size: two checkpoints (one while it is replaced), the weights, pictures, matrices."""
     weights = 4 * parameters
     # With momentum, or Adam's two moments, and what the general encoder started from if that was another run.
-    checkpoint = (2 + (config.optimizer == "adam") + bool(config.init) + config.anchor) * weights
+    checkpoint = (2 + (config.optimizer != "sgd") + bool(config.init) + config.anchor + bool(config.ema)) * weights
     chosen = system(config.method)
     each = 3 * 4 * config.features_per_stage[-1] ** 2 if chosen.dual else 0
     matrices = each * (config.steps // config.relations_every + 2)

@@ -23,6 +23,8 @@ from covidct.training.patches import corner, cut
 KEPT = 512
 
 
+# Of a probability in 8 bits: what is above it is lesion, where masks are not taken as soft ones.
+HALF = 127
 # Whether a pixel is lesion, or how probably, in 0 to 255.
 Label = NDArray[np.bool_] | NDArray[np.uint8]
 Grey = NDArray[np.uint8] | NDArray[np.float32]
@@ -32,7 +34,7 @@ class SliceSamples(NumberedSamples):
     """Slices cut and augmented for training.
 
     Each is a dict with `image`, float32 (1, H, W), and, where the slices have masks, `mask`, float32 0/1 of the same
-    shape.
+    shape; of soft masks what is above one half.
 
     Args:
         slices: drawn from uniformly, with replacement; all with masks or all without.
@@ -88,6 +90,8 @@ class SliceSamples(NumberedSamples):
             image = torch.from_numpy((unit if self.unit_input else normalise)(grey))[None]
             if self.edges and mask is not None:
                 return _with_edges(resize_image(image[None], self.size)[0], mask)
+            if mask is not None and mask.dtype != np.bool_:
+                mask = mask > HALF
             label = None if mask is None else torch.from_numpy(mask)[None]
             if self.resize:
                 image, label = _whole(image, label, self.size)
