@@ -15,13 +15,19 @@ from covidct.results import finish, is_finished, show_result, wing_of
 from covidct.run.ablations import caption
 from covidct.run.building import build_model, count_parameters, start_from
 from covidct.run.checkpoint import has_begun, load_checkpoint, load_run
+from covidct.run.config import Config
 from covidct.run.folder import disk_faults, prepare
 from covidct.run.lock import locked
 from covidct.run.systems import system
+from covidct.slices.data import SliceData
 from covidct.slices.pseudo_labels import PseudoLabelTraining
+from covidct.slices.self_taught import SelfTaught
+from covidct.slices.stages import StagedTraining, stage_begun
 from covidct.training.engine import Trainer, device_name, make_fabric
 from covidct.training.wing import RunData
+from lightning_fabric import Fabric
 from rich.console import Console
+from torch import nn
 
 FILE_WIDTH = 120
 
@@ -56,7 +62,7 @@ def run(task: Task, arguments: Arguments, console: Console) -> int:
         wing.check(task.run, config, data, console)
     model = build_model(config, imagenet=not has_begun(task.run))
     # A run that goes on has its weights from its checkpoint; the one that it started from may have gone.
-    if config.init and not has_begun(task.run):
+    if config.init and not has_begun(task.run) and not stage_begun(task.run):
         start_from(model, load_run(Path(config.init))[1], config.method)
     if is_first_process():
         prepare(task.run, config, sum(p.numel() for p in model.parameters()), resume=arguments.resume)
@@ -66,21 +72,23 @@ def run(task: Task, arguments: Arguments, console: Console) -> int:
         fabric.launch()
     folder = Path(fabric.broadcast(str(task.run)))
     with locked(folder) if fabric.is_global_zero else nullcontext():
-        staged = system(config.method).pseudo_labels
-        trainer = (
-            PseudoLabelTraining(fabric, config, folder, data)
-            if staged
-            else Trainer(fabric, config, folder, model, data)
-        )
+        trainer = _trainer(fabric, config, folder, model, data)
         _introduce(task, wing.IMAGES, data, trainer, console)
         with disk_faults(folder):
             trainer.train(console, _board(folder, trainer) if arguments.tensorboard else None)
             return finish(folder, config, trainer.result, data, console) if fabric.is_global_zero else 0
 
 
-def _introduce(
-    task: Task, images: str, data: RunData, trainer: Trainer | PseudoLabelTraining, console: Console
-) -> None:
+def _trainer(fabric: Fabric, config: Config, run: Path, model: nn.Module, data: RunData) -> Trainer | StagedTraining:
+    chosen = system(config.method)
+    if isinstance(data, SliceData) and chosen.staged:
+        if chosen.self_taught:
+            return SelfTaught(fabric, config, run, data, model)
+        return PseudoLabelTraining(fabric, config, run, data)
+    return Trainer(fabric, config, run, model, data)
+
+
+def _introduce(task: Task, images: str, data: RunData, trainer: Trainer | StagedTraining, console: Console) -> None:
     config = task.config
     for note in task.notes:
         console.print(note, soft_wrap=True)
@@ -101,7 +109,7 @@ def _introduce(
         console.print(f"{label:7} {fact}", soft_wrap=True, markup=False)
 
 
-def _board(run: Path, trainer: Trainer | PseudoLabelTraining) -> Any:
+def _board(run: Path, trainer: Trainer | StagedTraining) -> Any:
     if not trainer.fabric.is_global_zero:
         return None
     from torch.utils.tensorboard import SummaryWriter

@@ -51,13 +51,14 @@ class Arguments:
     """unet, pretrain, finetune, multi-encoder, baseline, general, target or ours (default; of your own images what
     is there decides); of slices also ours-un and
     Table V's u-net, u-net++, attention-unet, gated-unet, dense-unet, inf-net, semi-inf-net; and, beyond the paper,
-    supervised-general and reconstruct."""
+    supervised-general, reconstruct and self-taught."""
     init: Path | None = None
     """Finished run of method pretrain or reconstruct: finetune starts from it, multi-encoder takes its encoder as the
-    general one, and so do the other methods of two encoders, whose general encoder is random without it."""
+    general one, and so do the other methods of two encoders, whose general encoder is random without it; self-taught
+    has its first stage from it."""
     unlabelled: Path | None = None
-    """Folder of unlabelled slices of the target, instead of the data set's own; for ours-un, semi-inf-net and
-    reconstruct."""
+    """Folder of unlabelled slices of the target, instead of the data set's own; for ours-un, semi-inf-net,
+    reconstruct and self-taught."""
     source_cases: int | None = None
     """Source slices, one of each of so many scans, the sets balanced; drawn by a seed. All without it."""
     target_cases: int | None = None
@@ -114,9 +115,12 @@ class Arguments:
     pseudo_groups: int | None = None
     """Of semi-inf-net: how many groups are taken; all by default."""
     hidden_block: int | None = None
-    """Of reconstruct: side of the squares that are hidden, 8 pixels by default."""
+    """Of reconstruct and self-taught: side of the squares that are hidden, 8 pixels by default."""
     hidden_share: float | None = None
-    """Of reconstruct: share of the squares that is hidden, 0.6 by default."""
+    """Of reconstruct and self-taught: share of the squares that is hidden, 0.6 by default."""
+    hidden_steps: int | None = None
+    """Of self-taught: steps for which it fills in hidden squares before it learns lesions, twice --steps by default; 0
+    leaves that out."""
     tensorboard: bool = False
     """Log for TensorBoard, too."""
 

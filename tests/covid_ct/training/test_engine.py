@@ -96,7 +96,7 @@ def log_of(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("method", [name for name, entry in SYSTEMS.items() if entry.network is None])
+@pytest.mark.parametrize("method", [name for name, e in SYSTEMS.items() if e.network is None and not e.staged])
 def test_smoke(method: str, config: Config, trainer: Callable[..., Trainer]) -> None:
     one = trainer(replace(config, method=method))
     one.train(quiet())

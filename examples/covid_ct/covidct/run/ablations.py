@@ -45,9 +45,10 @@ CHOICES = (
     Choice("pseudo_group", "slices a group", lambda chosen: chosen.pseudo_labels),
     Choice("pseudo_epochs", "epochs a group", lambda chosen: chosen.pseudo_labels),
     Choice("pseudo_groups", "groups", lambda chosen: chosen.pseudo_labels),
-    Choice("hidden_block", "hidden squares of", lambda chosen: chosen.learns == "hidden parts"),
-    Choice("hidden_share", "share hidden", lambda chosen: chosen.learns == "hidden parts"),
+    Choice("hidden_block", "hidden squares of", lambda chosen: chosen.learns == "hidden parts" or chosen.self_taught),
+    Choice("hidden_share", "share hidden", lambda chosen: chosen.learns == "hidden parts" or chosen.self_taught),
     Choice("ema", "EMA", lambda chosen: not chosen.pseudo_labels),
+    Choice("hidden_steps", "steps of reconstruction", lambda chosen: chosen.self_taught),
     Choice("target_draw", "draw", lambda chosen: chosen.learns == "lesions"),
     Choice("target_cases", "target slices", lambda chosen: chosen.learns != "source lesions"),
     Choice("source_cases", "source slices", lambda chosen: chosen.needs_source),
@@ -55,7 +56,7 @@ CHOICES = (
 # Which images, not which method: rows of the paper have either.
 OF_DATA = {"target_cases", "target_draw", "source_cases"}
 # Said only where they are chosen.
-UNSAID = OF_DATA | {"ema"}
+UNSAID = OF_DATA | {"ema", "hidden_steps"}
 # How long, as the number of steps, and from which weights, which the published systems have.
 OF_BUDGET = {"pseudo_epochs", "pseudo_groups", "imagenet"}
 DUAL = "dual"

@@ -28,7 +28,7 @@ YOUNGER = {
     *("relation_levels", "fuse_levels", "fusion", "route", "width"),
     *("optimizer", "schedule", "augmentation", "unit_input", "scales", "clip_value", "variant", "imagenet"),
     *("unlabelled", "source_cases", "target_cases", "pseudo_group", "pseudo_epochs", "pseudo_groups"),
-    *("hidden_block", "hidden_share", "anchor", "ema", "target_draw"),
+    *("hidden_block", "hidden_share", "anchor", "hidden_steps", "ema", "target_draw"),
     *("images", "masks", "labels", "patients"),
 }
 # Older runs have one peak for both terms.
@@ -97,7 +97,7 @@ class Config:
     `ema` is the decay of the average of weights that is kept in the end; 0: the last weights are. `target_draw` is
     which of many draws of `target_cases`.
     `variant` is which of two Inf-Nets. `pseudo_*` are Semi-Inf-Net's groups of unlabelled slices, `hidden_*` the
-    squares that are hidden in `reconstruct`.
+    squares that are hidden in `reconstruct` and `self-taught`, and for how many steps in the latter.
 
     Raises InputError that names every field which is not of its type or out of its range.
     """
@@ -158,6 +158,7 @@ class Config:
     pseudo_groups: Count | None = None
     hidden_block: Count = 8
     hidden_share: Annotated[float, Field(gt=0, lt=1)] = 0.6
+    hidden_steps: Annotated[int, Field(ge=0)] | None = None
     images: str = ""
     masks: str = ""
     labels: tuple[Count, ...] = ()

@@ -125,7 +125,7 @@ def needed_bytes(config: Config, parameters: int) -> int:
     chosen = system(config.method)
     each = 3 * 4 * config.features_per_stage[-1] ** 2 if chosen.dual else 0
     matrices = each * (config.steps // config.relations_every + 2)
-    if chosen.pseudo_labels:
+    if chosen.staged:
         # The weights of the stage before, and the labels.
         weights *= 3
     log = 400 * (config.steps // config.log_every + 2)

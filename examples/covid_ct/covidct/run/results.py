@@ -38,7 +38,7 @@ NAMED = (
         "target_cases",
         "target_draw",
     ),
-    *("pseudo_group", "pseudo_epochs", "pseudo_groups", "hidden_block", "hidden_share"),
+    *("pseudo_group", "pseudo_epochs", "pseudo_groups", "hidden_block", "hidden_share", "hidden_steps"),
     *("optimizer", "learning_rate", "ema", "precision"),
 )
 

@@ -23,6 +23,7 @@ class System:
     `unlabelled`: unlabelled images of the target enter the relation losses, too.
     `supervised`: the general encoder learns the source's lesions, through a decoder of its own.
     `pseudo_labels`: the network is taught on its own predictions of unlabelled images, group by group.
+    `self_taught`: it first fills in hidden parts of unlabelled images, and last learns its own predictions of them.
     """
 
     title: str
@@ -37,6 +38,7 @@ class System:
     unlabelled: bool = False
     supervised: bool = False
     pseudo_labels: bool = False
+    self_taught: bool = False
 
     @property
     def relates(self) -> bool:
@@ -66,7 +68,12 @@ class System:
     @property
     def needs_unlabelled(self) -> bool:
         """Whether training takes unlabelled images of the target."""
-        return self.unlabelled or self.pseudo_labels or self.learns == "hidden parts"
+        return self.unlabelled or self.staged or self.learns == "hidden parts"
+
+    @property
+    def staged(self) -> bool:
+        """Whether it is several trainings, one after the other."""
+        return self.pseudo_labels or self.self_taught
 
     @property
     def slices_alone(self) -> bool:
@@ -111,6 +118,12 @@ SYSTEMS = {
         "general encoder that learns the source's lesions beside (not in the paper)",
         supervised=True,
         start="general encoder",
+    ),
+    "self-taught": System(
+        "single network that fills in hidden parts of unlabelled images, learns the lesions, then its own labels",
+        dual=False,
+        start="network",
+        self_taught=True,
     ),
     "reconstruct": _plain("single network that fills in hidden parts of unlabelled images", "hidden parts"),
 }

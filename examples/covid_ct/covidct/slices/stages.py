@@ -142,7 +142,7 @@ class StagedTraining(ABC):
         self.module = trainer.result
 
     def _folder(self, number: int) -> Path:
-        return self.run / f"stage-{number + 1}"
+        return self.run / _name(number)
 
     def _end(self, number: int) -> None:
         folder = self._folder(number)
@@ -165,6 +165,15 @@ class StagedTraining(ABC):
         kept = [line for line in known if (line["step"] or 0) <= before]
         counted = [{**line, "step": int(line["step"] or 0) + before} for line in lines]
         write_text(path, "".join(json.dumps(line) + "\n" for line in (*kept, *counted)))
+
+
+def stage_begun(run: Path) -> bool:
+    """Whether there is a checkpoint of a stage, or its result, to go on from."""
+    return (run / STATE).exists() or has_begun(run / _name(0))
+
+
+def _name(number: int) -> str:
+    return f"stage-{number + 1}"
 
 
 def _remove(folder: Path, keep: str = "") -> None:
