@@ -19,6 +19,7 @@ from covidct.run.results import JSON, make_output
 from covidct.run.rows import Rows, assign
 from covidct.run.scores import read_scores
 from covidct.run.study import read_study
+from covidct.run.study_figure import draw_gains
 from covidct.run.study_report import markdown, study_rows
 from covidct.run.study_scores import Scored, joined, read_csv
 from rich.console import Console
@@ -36,8 +37,8 @@ class Arguments:
     evaluate.py again). Rows, folds and volumes that are missing are named under the table. Tables III and IV are made
     of runs on volumes or, without figures of the paper, on slices; V and VI of runs on slices. Writes table-NAME.md,
     .tex, .csv (the rows) and table-NAME-differences.csv; and pictures as the paper's: table-NAME-images.png of three
-    test images (Figs. 3 and 4) and table-NAME-relations.png (Figs. 5 and 6). With --study: study-NAME.md, every
-    system's Dice and its gain over those that it is compared with.
+    test images (Figs. 3 and 4) and table-NAME-relations.png (Figs. 5 and 6). With --study: study-NAME.md and
+    .png, every system's Dice and its gain over those that it is compared with.
     """
 
     runs: Annotated[
@@ -91,12 +92,16 @@ def _report_study(arguments: Arguments, path: Path, console: Console) -> None:
         scores = joined(scores, read_csv(given))
     folder = arguments.output or TABLES_FOLDER
     make_output(folder)
-    text = markdown(study, study_rows(study, scores))
+    rows = study_rows(study, scores)
+    if not rows:
+        raise InputError(f"{arguments.runs[0]} has no scores of a system of {path}; give the scores.csv of that study")
+    text = markdown(study, rows)
     with writing(f"{folder}: the table"):
         write_text(folder / f"study-{path.stem}.md", text)
     console.print(study.question, style="bold", soft_wrap=True)
     console.print(Markdown(text))
-    console.print(f"Written to {folder}: study-{path.stem}.md", soft_wrap=True)
+    picture = draw_gains(folder / f"study-{path.stem}.png", study, rows)
+    console.print(f"Written to {folder}: study-{path.stem}.md, {picture.name}", soft_wrap=True)
 
 
 def _pictures(

@@ -86,6 +86,8 @@ class Arguments:
     """What lambda_T rises to, the weight of L_T; 0.1 by default, as the paper's."""
     ramp_power: float | None = None
     """Exponent of the ramp-up: 1 (default, as printed) or 2 (Laine & Aila 2017)."""
+    general_rate: float | None = None
+    """The general encoder's learning rate as a part of the others', 1 by default."""
     anchor: bool | None = None
     """Hold the general term to what the general encoder told at its start, so that it does not make all images alike;
     not in the paper."""

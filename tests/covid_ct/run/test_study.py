@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from covidct.errors import InputError
 from covidct.run.plan import Images, Settings, SourceSet
 from covidct.run.study import Study, read_study, study_plan
+from covidct.run.study_figure import draw_gains
 from covidct.run.study_report import markdown, study_rows
 from covidct.run.study_scores import Scored, joined, read_csv, write_scores
+from PIL import Image
 from scipy import stats
 
 TEXT = """
@@ -165,6 +168,21 @@ def test_the_table_has_a_line_for_every_comparison(study: Study) -> None:
     assert len({line.count("|") for line in lines}) == 1
     assert lines[2].startswith("| plain network | 10 | 0.500 | 1 | 1,000 | 50 | - |")
     assert "| plain network | +11.7 |" in lines[3]
+
+
+def test_the_picture_has_a_panel_for_each_number_of_labels(study: Study, tmp_path: Path) -> None:
+    scores = []
+    for number, labels in enumerate(("10", "all")):
+        scores += scored("plain", 0, {"a": 0.5, "b": 0.6, "c": 0.4}, labels=labels)
+        scores += scored("started", 0, {"a": 0.6 + 0.1 * number, "b": 0.65, "c": 0.6}, labels=labels)
+    wide = draw_gains(tmp_path / "both.png", study, study_rows(study, scores))
+    with Image.open(wide) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    # The blue of the first comparison, in the legend and on both sides of the middle.
+    blue = (pixels == (0, 114, 178)).all(axis=2).sum(axis=0)
+    middle = pixels.shape[1] // 2
+    assert blue[:middle].sum() > 20
+    assert blue[middle + middle // 4 :].sum() > 20
 
 
 def test_scores_come_back_from_their_file(tmp_path: Path) -> None:

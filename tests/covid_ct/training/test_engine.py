@@ -152,6 +152,25 @@ def test_a_step_is_the_papers(config: Config, trainer: Callable[..., Trainer]) -
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_the_general_encoder_learns_at_its_own_rate(config: Config, trainer: Callable[..., Trainer]) -> None:
+    """One step of SGD without decay: its weights move by a quarter, the others as far as before."""
+    moves = []
+    for part in (1.0, 0.25):
+        one = trainer(replace(config, weight_decay=0.0, clip=None, general_rate=part))
+        one.model.train()
+        before = {name: [p.detach().clone() for p in group] for name, group in one.groups.items()}
+        torch.manual_seed(0)
+        one._train_step(drawn())
+        moves.append(
+            {
+                name: torch.cat([(p - b).flatten() for p, b in zip(one.groups[name], before[name], strict=True)])
+                for name in before
+            }
+        )
+    torch.testing.assert_close(moves[1]["general"], 0.25 * moves[0]["general"], rtol=1e-2, atol=1e-7)
+    torch.testing.assert_close(moves[1]["decoder"], moves[0]["decoder"], rtol=1e-4, atol=1e-7)
+
+
 def drawn() -> dict[str, dict[str, torch.Tensor]]:
     target = {"image": torch.randn(2, 1, 16, 16), "mask": torch.ones(2, 1, 16, 16)}
     return {"target": target, "source": {"image": torch.randn(2, 1, 16, 16)}}

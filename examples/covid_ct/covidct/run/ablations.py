@@ -34,6 +34,7 @@ CHOICES = (
     Choice("relation_peak_general", "lambda_G to", lambda chosen: chosen.general),
     Choice("relation_peak_target", "lambda_T to", lambda chosen: chosen.target),
     Choice("relation_power", "ramp power", lambda chosen: chosen.relates),
+    Choice("general_rate", "general encoder's rate x", lambda chosen: chosen.dual),
     Choice("anchor", "anchor", lambda chosen: chosen.general),
     Choice("relation_levels", "levels", lambda chosen: chosen.relates),
     Choice("fuse_levels", "fused levels", lambda chosen: chosen.dual),
@@ -56,7 +57,7 @@ CHOICES = (
 # Which images, not which method: rows of the paper have either.
 OF_DATA = {"target_cases", "target_draw", "source_cases"}
 # Said only where they are chosen.
-UNSAID = OF_DATA | {"ema", "hidden_steps"}
+UNSAID = OF_DATA | {"ema", "general_rate", "hidden_steps"}
 # How long, as the number of steps, and from which weights, which the published systems have.
 OF_BUDGET = {"pseudo_epochs", "pseudo_groups", "imagenet"}
 DUAL = "dual"

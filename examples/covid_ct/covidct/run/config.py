@@ -28,7 +28,7 @@ YOUNGER = {
     *("relation_levels", "fuse_levels", "fusion", "route", "width"),
     *("optimizer", "schedule", "augmentation", "unit_input", "scales", "clip_value", "variant", "imagenet"),
     *("unlabelled", "source_cases", "target_cases", "pseudo_group", "pseudo_epochs", "pseudo_groups"),
-    *("hidden_block", "hidden_share", "anchor", "hidden_steps", "ema", "target_draw"),
+    *("hidden_block", "hidden_share", "anchor", "hidden_steps", "ema", "target_draw", "general_rate"),
     *("images", "masks", "labels", "patients"),
 }
 # Older runs have one peak for both terms.
@@ -94,6 +94,7 @@ class Config:
     `anchor` holds the general term to the encoder's start (`relcons.RelationAnchor`).
     Of images of the user's own, `images` and `masks` are folders beside or instead of those in `data`, `labels` the
     mask values that are lesion (empty: all above 0), `patients` tells whose they are (see `patients_of`).
+    `general_rate` is the general encoder's learning rate as a part of `learning_rate`.
     `ema` is the decay of the average of weights that is kept in the end; 0: the last weights are. `target_draw` is
     which of many draws of `target_cases`.
     `variant` is which of two Inf-Nets. `pseudo_*` are Semi-Inf-Net's groups of unlabelled slices, `hidden_*` the
@@ -165,6 +166,7 @@ class Config:
     patients: str = ""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     target_draw: Annotated[int, Field(ge=0)] = 0
+    general_rate: Positive = 1.0
 
     def __post_init__(self) -> None:
         try:

@@ -24,7 +24,14 @@ SOURCES = "sources.json"
 # The fields of the config that a result cannot be read without.
 NAMED = (
     *("dataset", "method", "preset", "fold", "split_seed", "seed", "steps"),
-    *("relation_reduction", "relation_peak_general", "relation_peak_target", "relation_power", "anchor"),
+    *(
+        "relation_reduction",
+        "relation_peak_general",
+        "relation_peak_target",
+        "relation_power",
+        "general_rate",
+        "anchor",
+    ),
     *(
         "relation_levels",
         "fuse_levels",

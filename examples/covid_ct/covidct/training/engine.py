@@ -128,7 +128,7 @@ class Trainer:
         """One optimiser step on the batches of its streams; what it returns becomes numbers only where it is logged."""
         rate = learning_rate(self.config, self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * (self.config.general_rate if group["name"] == "general" else 1)
         if self.draws:
             torch.manual_seed(crc32(f"{self.config.seed} {self.fabric.global_rank} {self.step}".encode()))
         self.optimizer.zero_grad()
