@@ -58,8 +58,8 @@ CHOICES = (
 OF_DATA = {"target_cases", "target_draw", "source_cases"}
 # Said only where they are chosen.
 UNSAID = OF_DATA | {"ema", "general_rate", "hidden_steps"}
-# How long, as the number of steps, and from which weights, which the published systems have.
-OF_BUDGET = {"pseudo_epochs", "pseudo_groups", "imagenet"}
+# How long, as the number of steps, what goes with the optimiser, and from which weights, which published systems have.
+OF_BUDGET = {"pseudo_epochs", "pseudo_groups", "imagenet", "general_rate"}
 DUAL = "dual"
 
 
