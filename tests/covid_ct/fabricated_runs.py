@@ -6,8 +6,9 @@ from typing import Any
 
 from covidct.run.config import Config
 from covidct.run.results import NAMED
-from covidct.slices.presets import PRESETS as SLICES
 from covidct.volumes.presets import PRESETS as VOLUMES
+
+from tests.covid_ct.plain_demo import DEMO
 
 WHOLE = {"flips": False, "precision": "32", "overlap": 0.5, "region": "body"}
 
@@ -15,7 +16,7 @@ WHOLE = {"flips": False, "precision": "32", "overlap": 0.5, "region": "body"}
 def config(*, volumes: bool, **changes: Any) -> Config:
     values = {"dataset": "covid-ct-20" if volumes else "covid_semiseg", "data": "/data", "source": ()}
     values |= {"method": "unet", "preset": "demo", "fold": 0 if volumes else None, "seed": 0}
-    return Config(**values | (VOLUMES if volumes else SLICES)["demo"] | changes)
+    return Config(**values | (VOLUMES["demo"] if volumes else DEMO) | changes)
 
 
 def volume_content(of: Config, scores: dict[str, tuple[float | None, float | None]], **changes: Any) -> dict[str, Any]:

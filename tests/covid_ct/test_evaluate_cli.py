@@ -12,7 +12,8 @@ from covidct.run.config import Config
 from covidct.slices import report
 from covidct.slices.evaluation import ScoredSlice
 from covidct.slices.metrics import ImageScores, mean_over_thresholds, threshold_protocol
-from covidct.slices.presets import PRESETS
+
+from tests.covid_ct.plain_demo import DEMO
 
 STEMS = [str(number) for number in range(10)]
 
@@ -26,7 +27,7 @@ def data(tmp_path, write_covid):
 def make_run(tmp_path, data):
     def make(name, **changes):
         values = {"dataset": "covid_semiseg", "data": str(data), "source": (), "method": "unet", "preset": "demo"}
-        values |= PRESETS["demo"] | {"size": (32, 32), "features_per_stage": (4, 8), "fold": 0, "seed": 0}
+        values |= DEMO | {"size": (32, 32), "features_per_stage": (4, 8), "fold": 0, "seed": 0}
         config = Config(**values | changes)
         folder = tmp_path / name
         folder.mkdir(parents=True)
@@ -172,7 +173,7 @@ def scored(name, seed):
 
 @pytest.fixture
 def config():
-    return Config("covid_semiseg", "", (), "unet", "demo", fold=0, seed=0, **PRESETS["demo"])
+    return Config("covid_semiseg", "", (), "unet", "demo", fold=0, seed=0, **DEMO)
 
 
 def test_pooling_over_folds_then_seeds(config, tmp_path):

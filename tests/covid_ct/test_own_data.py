@@ -128,14 +128,15 @@ def test_source_and_test_folders(call: Call, data: Path) -> None:
 def test_unlabelled_pictures(call: Call, data: Path) -> None:
     save_pictures(data / "unlabelled", 3)
     shown = call(train, "--data", "data", *QUICK)
-    assert "unlabelled images: method ours, which takes these in the place of source images" in shown
-    assert "4 slices to train on, 2 to test on, 3 source" in shown
+    assert "6 labelled pictures and unlabelled pictures: method self-taught, one network that learns" in shown
+    assert "4 slices to train on, 2 to test on\n" in shown
+    assert "stage 3 of 3: its own labels, 4 slices and 3 with labels of its own" in shown
     save_pictures(Path("elsewhere"), 2)
     # A copy of what is tested on, which must not be learnt from.
-    tested = json.loads(Path("runs/data-ours-fold0-seed0/metrics.json").read_text())["images"][0]["name"]
+    tested = json.loads(Path("runs/data-self-taught-fold0-seed0/metrics.json").read_text())["images"][0]["name"]
     Path("elsewhere/copy.png").write_bytes((data / f"images/{tested}.png").read_bytes())
     shown = call(train, "--data", "data", "--source", "data/unlabelled", "--unlabelled", "elsewhere", *QUICK)
-    assert "source and unlabelled images: method ours-un" in shown
+    assert "method self-taught takes no source images: --source is not used" in shown
     assert "left out: 1 unlabelled pictures that show what a test picture shows" in shown
 
 
@@ -314,11 +315,11 @@ def test_what_is_recommended() -> None:
         (False, False, False): "unet",
         (False, False, True): "unet",
         (False, True, False): "ours",
-        (False, True, True): "ours",
+        (False, True, True): "self-taught",
         (True, False, False): "ours",
         (True, False, True): "ours",
         (True, True, False): "ours",
-        (True, True, True): "ours-un",
+        (True, True, True): "self-taught",
     }
     assert taken[False, False, True][1].startswith("1 labelled picture, no source")
     assert taken[False, False, False][1].startswith("1 labelled volume, no source")

@@ -16,15 +16,16 @@ from covidct.run.config import Config
 from covidct.slices import prediction
 from covidct.slices.evaluation import predict_slice
 from covidct.slices.inference import predict_probability
-from covidct.slices.presets import PRESETS
 from PIL import Image
+
+from tests.covid_ct.plain_demo import DEMO
 
 SCRIPT = Path(predict.__file__)
 
 
 @pytest.fixture
 def run(tmp_path):
-    values = PRESETS["demo"] | {"size": (32, 32), "features_per_stage": (4, 8)}
+    values = DEMO | {"size": (32, 32), "features_per_stage": (4, 8)}
     config = Config("phantom", "", (), "unet", "demo", fold=0, seed=0, **values)
     folder = tmp_path / "run"
     folder.mkdir()

@@ -10,8 +10,9 @@ from covidct import results
 from covidct.arguments import Arguments, resolve
 from covidct.errors import InputError
 from covidct.run.building import build_model
-from covidct.slices.presets import PRESETS
 from rich.console import Console
+
+from tests.covid_ct.plain_demo import DEMO
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         PHANTOM="pencil",
         PREPARED=(),
         AXES=4,
-        PRESETS={"demo": PRESETS["demo"] | {"steps": 7}},
+        PRESETS={"demo": DEMO | {"steps": 7}},
         default_fold=answer("default_fold", "fold 0, as all drawings"),
         fit=lambda config: config,
         score=answer("score"),

@@ -14,8 +14,8 @@ import pytest
 from covidct.run.checkpoint import load_checkpoint
 from covidct.run.config import Config
 from covidct.sets.splits import volume_fold
-from covidct.slices.presets import PRESETS
 
+from tests.covid_ct.plain_demo import DEMO
 from tests.covid_ct.store_cases import begin_run, write_target
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "covid_ct"
@@ -52,7 +52,7 @@ def config(tmp_path: Path, write_covid: Callable[..., Path], chest: Callable, sa
     hu, lesion = chest()
     for name, values in (("ct", hu), ("lesion", lesion)):
         save_volume(tmp_path / "source" / "case" / f"{name}.nii.gz", values)
-    values = PRESETS["demo"] | {
+    values = DEMO | {
         "steps": STEPS,
         "batch_size": 2,
         "size": (16, 16),

@@ -18,8 +18,9 @@ import train
 from covidct.errors import exit_on_input_error
 from covidct.run.config import Config
 from covidct.slices import wing
-from covidct.slices.presets import PRESETS
 from PIL import Image
+
+from tests.covid_ct.plain_demo import DEMO
 
 LABELS = Path("Dataset/TrainingSet/LungInfection-Train/Doctor-label")
 
@@ -219,7 +220,7 @@ def test_an_unwritable_folder_is_said_before_training(
 
 def start(data: Path, name: str = "run", **changes: Any) -> Config:
     """A run folder as a process leaves it that was killed before its first step."""
-    values = PRESETS["demo"] | {
+    values = DEMO | {
         "steps": 4,
         "batch_size": 2,
         "size": (16, 16),

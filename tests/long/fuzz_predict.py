@@ -45,7 +45,7 @@ def write_run(run: Path, wing: str) -> Path:
     """A run folder of a tiny network with the weights that it was drawn with."""
     changed: dict[str, Any] = {"features_per_stage": (4, 8), "strides": (), "kernel_sizes": (), "precision": "32"}
     changed |= {"size": (32, 32) if wing == "slices" else (4, 16, 16)}
-    values = wing_of(DATASETS[wing]).PRESETS["demo"] | changed
+    values = wing_of(DATASETS[wing]).PRESETS["demo"] | {"precision": "32"} | changed
     config = Config(DATASETS[wing], "", (), "unet", "demo", fold=0, seed=0, **values)
     run.mkdir(parents=True)
     (run / "config.json").write_text(config.to_json(), encoding="utf-8")

@@ -85,7 +85,7 @@ def slices(root: Path) -> Scene:
     changed: dict[str, Any] = {"steps": 12, "batch_size": 2, "size": (16, 16), "features_per_stage": (4, 6, 8)}
     changed |= {"log_every": 1, "relations_every": 4, "checkpoint_every": 3}
     changed |= {"data": str(root / "data"), "source": (str(root / "source"),)}
-    values = PRESETS["demo"] | changed
+    values = PRESETS["demo"] | {"precision": "32"} | changed
     config = Config(dataset="covid_semiseg", method="ours", preset="demo", fold=1, seed=5, **values)
 
     def begin(folder: Path) -> None:

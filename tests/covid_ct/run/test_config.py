@@ -9,6 +9,8 @@ from covidct.run.config import Config, differences, read_config
 from covidct.run.precision import resolve_precision
 from covidct.slices.presets import PRESETS
 
+from tests.covid_ct.plain_demo import DEMO
+
 CONFIG = Config(
     dataset="covid_semiseg",
     data="/data",
@@ -17,7 +19,7 @@ CONFIG = Config(
     preset="demo",
     fold=None,
     seed=1,
-    **PRESETS["demo"],
+    **DEMO,
 )
 
 

@@ -13,7 +13,8 @@ from covidct.errors import InputError
 from covidct.run.checkpoint import CHECKPOINT, check_same_config, load_checkpoint, save_checkpoint
 from covidct.run.config import Config
 from covidct.run.lock import OWNER, locked
-from covidct.slices.presets import PRESETS
+
+from tests.covid_ct.plain_demo import DEMO
 
 HOLD = """
 import sys
@@ -70,7 +71,7 @@ def test_a_flipped_bit_in_the_checkpoint_is_seen(tmp_path, share):
 
 
 def test_a_checkpoint_of_another_config_is_refused(tmp_path):
-    config = Config("phantom", "", (), "ours", "demo", fold=0, seed=0, **PRESETS["demo"])
+    config = Config("phantom", "", (), "ours", "demo", fold=0, seed=0, **DEMO)
     check_same_config(tmp_path, config, {})  # of the first version
     check_same_config(tmp_path, config, {"config": replace(config, data="moved", log_every=1).to_json()})
     other = {"config": replace(config, seed=1).to_json()}

@@ -12,9 +12,10 @@ from covidct.run.config import Config
 from covidct.run.results import check_writable
 from covidct.slices.evaluation import predict_slice, read_metrics, score_slices, write_metrics
 from covidct.slices.metrics import MEASURES, PER_IMAGE, summarise
-from covidct.slices.presets import PRESETS
 from PIL import Image
 from torch import nn
+
+from tests.covid_ct.plain_demo import DEMO
 
 
 class Bright(nn.Module):
@@ -32,7 +33,7 @@ class Bright(nn.Module):
 
 @pytest.fixture
 def config():
-    values = PRESETS["demo"] | {"size": (40, 36), "features_per_stage": (4, 8)}
+    values = DEMO | {"size": (40, 36), "features_per_stage": (4, 8)}
     return Config("phantom", "data/folder", (), "unet", "demo", fold=3, seed=7, **values)
 
 

@@ -8,9 +8,10 @@ from covidct.run.config import Config
 from covidct.slices import figures as module
 from covidct.slices.evaluation import score_slices, write_metrics
 from covidct.slices.figures import draw_predictions
-from covidct.slices.presets import PRESETS
 from PIL import Image
 from torch import nn
+
+from tests.covid_ct.plain_demo import DEMO
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ class Bright(nn.Module):
 
 @pytest.fixture
 def config():
-    values = PRESETS["demo"] | {"size": (40, 36), "features_per_stage": (4, 8)}
+    values = DEMO | {"size": (40, 36), "features_per_stage": (4, 8)}
     return Config("phantom", "", (), "unet", "demo", fold=0, seed=0, **values)
 
 

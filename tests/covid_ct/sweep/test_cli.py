@@ -10,12 +10,15 @@ import sys
 import time
 
 import pytest
+import report
 import sweep
 from covidct.errors import exit_on_input_error
 from covidct.run.config import Config
 from covidct.run.lock import locked
-from covidct.slices.presets import PRESETS
 from covidct.sweep import schedule
+
+from tests.covid_ct.fabricated_runs import config, slice_content
+from tests.covid_ct.plain_demo import DEMO
 
 # In a group of its own, as in a terminal; with the test's train.py.
 LAUNCH = """
@@ -78,6 +81,64 @@ def test_a_table_whose_runs_all_finish(call, here):
     ]
 
 
+STUDY = """
+question = "?"
+folds = [0]
+[systems.plain]
+title = "plain"
+method = "unet"
+[systems.hidden]
+title = "hidden"
+method = "reconstruct"
+[systems.started]
+title = "started"
+method = "finetune"
+start = "hidden"
+against = ["plain"]
+"""
+# What a run of the study leaves, beside what train.py of these tests does.
+SCORED = """
+import json, pathlib
+place = pathlib.Path(run.parent.parent)
+better = 0.125 if "started" in run.name else 0
+content = json.loads((place / "content.json").read_text())
+for number, item in enumerate(content["images"]):
+    item["at_0.5"]["dice"] += better * (number + 1) / 2
+(run / "metrics.json").write_text(json.dumps(content | {"method": method}))
+text = (run / "config.json").read_text().replace('"method": "unet"', f'"method": "{method}"')
+(run / "config.json").write_text(text)
+(run / "metrics.jsonl").write_text('{"step": 600, "seconds": 30.0}\\n')
+"""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_study_ends_with_the_scores_of_its_runs_and_their_table(call, here, monkeypatch, capsys):
+    of = config(volumes=False)
+    content = slice_content(of, {"1": 0.5, "2": 0.25, "3": 0.5}, parameters=1000)
+    (here / "content.json").write_text(json.dumps(content))
+    (here / "own.toml").write_text(STUDY)
+    script = here / "train.py"
+    script.write_text(script.read_text().replace('print("done")', SCORED))
+    code, out, err = call("--study", "own.toml", *SLICES)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == "Study own.toml: 3 runs in runs"
+    assert out.splitlines()[-1] == (
+        "Every slice's score: runs/scores.csv. The table: python report.py runs/scores.csv --study own.toml"
+    )
+    lines = (here / "runs/scores.csv").read_text().splitlines()
+    assert lines[0] == "system,labels,fold,seed,image,dice,parameters,milliseconds"
+    assert lines[1:] == [
+        *(f"plain,all,0,0,{name},{dice},1000,50.0" for name, dice in (("1", 0.5), ("2", 0.25), ("3", 0.5))),
+        *(f"started,all,0,0,{name},{dice},1000,50.0" for name, dice in (("1", 0.5625), ("2", 0.375), ("3", 0.6875))),
+    ]
+    monkeypatch.setattr(sys, "argv", ["report.py", "runs/scores.csv", "--study", "own.toml", "--output", "tables"])
+    report.main()
+    table = (here / "tables/study-own.md").read_text()
+    assert "| started | all | 0.542 | 1 | 1,000 | 50 | plain | +12.5 |" in table
+    assert (here / "tables/study-own.png").stat().st_size > 0
+    assert "Written to tables: study-own.md, study-own.png" in capsys.readouterr().out
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_failed_run_is_reported_at_the_end_and_the_others_are_done(call):
     code, out, err = call("--table", "III", *SLICES, "--methods", "target", "unet", "--folds", "0")
@@ -102,7 +163,7 @@ def earlier(here, fill):
     """The folder of a finished run of seed 0, fold 0, of 600 steps."""
     run = fill(here / "runs" / "covid_semiseg-unet-fold0-seed0")
     data = {"dataset": "covid_semiseg", "data": str(here / "data"), "source": ()}
-    of = Config(**data, method="unet", preset="demo", fold=0, seed=0, **PRESETS["demo"])
+    of = Config(**data, method="unet", preset="demo", fold=0, seed=0, **DEMO)
     (run / "config.json").write_text(of.to_json())
     return run
 

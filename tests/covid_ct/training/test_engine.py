@@ -19,7 +19,6 @@ from covidct.run.config import Config
 from covidct.run.folder import result_files
 from covidct.run.systems import SYSTEMS
 from covidct.slices.data import SliceData, read_run_data
-from covidct.slices.presets import PRESETS
 from covidct.slices.sampling import SliceSamples
 from covidct.training.batches import numbered_loader
 from covidct.training.engine import Trainer, make_fabric
@@ -27,6 +26,8 @@ from covidct.training.relation_probe import RelationProbe, effective_rank
 from covidct.training.segmentation_loss import segmentation_loss
 from rich.console import Console
 from safetensors.torch import load_file, load_model
+
+from tests.covid_ct.plain_demo import DEMO
 
 FIELDS = {
     *("step", "loss", "segmentation", "lambda", "general", "target", "weighted_general", "weighted_target"),
@@ -49,7 +50,7 @@ def config(
     hu, lesion = chest()
     for name, values in (("ct", hu), ("lesion", lesion)):
         save_volume(tmp_path / "source" / "case" / f"{name}.nii.gz", values)
-    values = PRESETS["demo"] | {
+    values = DEMO | {
         "steps": 4,
         "batch_size": 2,
         "size": (16, 16),

@@ -9,13 +9,13 @@ from covidct.ct.picture import Slice
 from covidct.run.building import build_model
 from covidct.run.config import Config
 from covidct.slices.data import SliceData
-from covidct.slices.presets import PRESETS
 from covidct.training.engine import Trainer, make_fabric, memory_layout
 from covidct.volumes.data import VolumeData
 from covidct.volumes.presets import PRESETS as VOLUME_PRESETS
 from rich.console import Console
 from torch import nn
 
+from tests.covid_ct.plain_demo import DEMO
 from tests.covid_ct.store_cases import plan, store
 
 LAYOUTS = {2: torch.channels_last, 3: torch.channels_last_3d}
@@ -34,7 +34,7 @@ def train(tmp_path, write_pair):
         return SliceData(slices, (), slices, "")
 
     def run(axes, name):
-        values = dict((PRESETS if axes == 2 else VOLUME_PRESETS)["demo"]) | {"strides": (), "kernel_sizes": ()}
+        values = (DEMO if axes == 2 else VOLUME_PRESETS["demo"]) | {"strides": (), "kernel_sizes": ()}
         values |= {"size": (4, 16, 16)[-axes:], "features_per_stage": (4, 8), "steps": 2, "workers": 0, "log_every": 1}
         config = Config("any", "", (), "ours", "demo", fold=0, seed=0, **values)
         folder = tmp_path / name

@@ -18,7 +18,6 @@ from covidct.run.building import build_model
 from covidct.run.checkpoint import load_run, save_weights
 from covidct.run.config import Config, read_config
 from covidct.sets.splits import volume_fold
-from covidct.slices.presets import PRESETS
 from covidct.store.preprocess import Plan
 from covidct.volumes import evaluation, report, wing
 from covidct.volumes.evaluation import volume_test_cases
@@ -27,6 +26,8 @@ from covidct.volumes.presets import PRESETS as VOLUME_PRESETS
 from covidct.volumes.tables import read_volume_metrics
 from rich.console import Console
 from torch import nn
+
+from tests.covid_ct.plain_demo import DEMO
 
 SPACING = (3.0, 2.0, 2.0)  # of save_volume, (z, y, x)
 FOLDS = [("a", "b", "c"), ("b", "c", "d"), ("a", "d"), ("c", "e"), ("e", "a")]
@@ -440,7 +441,7 @@ def test_slices_and_volumes_together_are_refused(make_run, tmp_path, monkeypatch
     run = make_run("one")
     slices = tmp_path / "runs" / "slices"
     slices.mkdir()
-    config = Config("phantom", "", (), "unet", "demo", fold=0, seed=0, **PRESETS["demo"])
+    config = Config("phantom", "", (), "unet", "demo", fold=0, seed=0, **DEMO)
     (slices / "config.json").write_text(config.to_json())
     (slices / "model.safetensors").touch()
     monkeypatch.setattr(sys, "argv", ["evaluate.py", str(run), str(slices)])

@@ -19,12 +19,13 @@ from covidct.errors import InputError
 from covidct.run.building import build_model
 from covidct.run.checkpoint import load_run, save_weights
 from covidct.run.config import Config
-from covidct.slices.presets import PRESETS
 from covidct.store.preprocess import Plan
 from covidct.volumes import prediction
 from covidct.volumes.plan import write_plan
 from covidct.volumes.presets import PRESETS as VOLUME_PRESETS
 from torch import nn
+
+from tests.covid_ct.plain_demo import DEMO
 
 SPACING = (3.0, 2.0, 2.0)  # of save_volume, (z, y, x)
 VOXEL_ML = 3 * 2 * 2 / 1000
@@ -627,7 +628,7 @@ def test_region_lungs_needs_a_mask(run, chest, save_volume, tmp_path, monkeypatc
 def test_runs_on_slices_take_no_options_of_volumes(call, tmp_path):
     folder = tmp_path / "slices"
     folder.mkdir()
-    config = Config("phantom", "", (), "unet", "demo", fold=0, seed=0, **PRESETS["demo"])
+    config = Config("phantom", "", (), "unet", "demo", fold=0, seed=0, **DEMO)
     (folder / "config.json").write_text(config.to_json())
     for option in (("--lungs", tmp_path), ("--region", "all")):
         refused(call, "are for runs on volumes", folder, tmp_path, "--output", tmp_path / "out", *option)

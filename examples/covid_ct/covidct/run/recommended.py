@@ -6,11 +6,13 @@ def recommended(labelled: int, *, unlabelled: bool, source: bool, slices: bool) 
 
     labelled: images with masks. unlabelled, source: whether there are such images. slices: pictures, not volumes.
 
-    The relation losses need no labels: where there are images for them, the paper's method takes them.
+    Unlabelled pictures teach a plain network more than a second encoder borrowed in the study of
+    `studies/borrowing.toml` (docs: When it helps). Of the others the relation losses need no labels: where there are
+    images for them, the paper's method takes them.
     """
     few = f"{labelled} labelled {'picture' if slices else 'volume'}{'' if labelled == 1 else 's'}"
-    if source and unlabelled and slices:
-        return "ours-un", f"{few}, source and unlabelled images: method ours-un, whose relation losses take both"
+    if unlabelled and slices:
+        return "self-taught", f"{few} and unlabelled pictures: method self-taught, one network that learns from both"
     if source:
         return "ours", f"{few} and source images: method ours, whose relation losses take these without labels"
     if unlabelled:
