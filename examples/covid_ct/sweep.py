@@ -17,7 +17,6 @@ from covidct.run.lock import locked
 from covidct.run.plan import PRETRAIN, Training
 from covidct.run.study import read_study
 from covidct.run.study_scores import SCORES, collect, write_scores
-from covidct.sets.names import COVID_SEMISEG
 from covidct.store.preparation import usable_processors
 from covidct.sweep.arguments import Arguments, make_plan
 from covidct.sweep.display import Display
@@ -107,7 +106,7 @@ def _conclude(arguments: Arguments, state: State, trainings: Sequence[Training],
 
 def _conclude_study(arguments: Arguments, path: Path, console: Console) -> None:
     """Write the scores of all runs that are finished, those of earlier calls among them, to one file."""
-    scores = collect(arguments.root, read_study(path), wing_of(arguments.dataset or COVID_SEMISEG).IMAGES)
+    scores = collect(arguments.root, read_study(path), lambda dataset: wing_of(dataset).IMAGES)
     table = arguments.root / SCORES
     write_scores(table, scores)
     report = f"python {Path(sys.argv[0]).with_name('report.py')} {table} --study {path}"

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from covidct.errors import InputError
 from covidct.store.store import StoreSettings, begin_store
 from covidct.sweep import arguments as module
 from covidct.sweep.arguments import Arguments, make_plan
+from PIL import Image
 
 
 @pytest.fixture
@@ -89,6 +91,23 @@ def test_tables_of_the_same_runs_share_a_folder():
     roots = {table: Arguments(table).root for table in ("III", "IV", "V", "VI")}
     assert roots["III"] == roots["IV"] == Path("runs/tables-III-IV")
     assert len(set(roots.values())) == 3
+
+
+def test_a_study_of_ones_own_pictures(made, tmp_path):
+    data = tmp_path / "mine"
+    for folder in ("images", "masks", "source"):
+        (data / folder).mkdir(parents=True)
+        for name in ("a", "b", "c"):
+            grey = np.random.default_rng(ord(name)).integers(0, 255, (40, 40))
+            Image.fromarray(np.uint8(255 * (grey > 200) if folder == "masks" else grey)).save(
+                data / folder / f"{name}.png"
+            )
+    (tmp_path / "own.toml").write_text('question = "?"\nfolds = [1]\n[systems.ours]\ntitle = "ours"\nmethod = "ours"\n')
+    (one,) = made(data=data, study=tmp_path / "own.toml", preset="demo")[0].trainings
+    assert one.arguments == (
+        *("--dataset", "own", "--data", str(data), "--method", "ours", "--preset", "demo", "--seed", "0"),
+        *("--fold", "1", "--source", str(data / "source")),
+    )
 
 
 def test_a_study_takes_the_place_of_a_table(made, tmp_path, write_covid):

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from covidct.errors import InputError
 from covidct.files import read_json, write_text, writing
 from covidct.run.checkpoint import METRICS, log_lines
 from covidct.run.config import read_config
-from covidct.run.paper import ALIKE
+from covidct.run.paper import ALIKE, Kind
 from covidct.run.results import JSON
-from covidct.run.scores import read_scores
+from covidct.run.scores import MASK, read_scores
 from covidct.run.study import Study
 
 # What a sweep writes beside the runs.
@@ -43,15 +43,19 @@ class _Sized:
     parameters: int
 
 
-def collect(root: Path, study: Study, kind: str) -> list[Scored]:
-    """The scores of every run of `study` in `root` that is finished; damaged ones raise InputError."""
+def collect(root: Path, study: Study, kind: Callable[[str], Kind]) -> list[Scored]:
+    """The scores of every run of `study` in `root` that is finished; damaged ones raise InputError.
+
+    kind: tells the kind of images by the name of their set. Of volumes the score is their DSC.
+    """
     found = []
     for run in sorted(path.parent for path in root.glob(f"*/{JSON}")):
         match = NAME.fullmatch(run.name)
         if match is None or match["system"] not in study.systems:
             continue
         config = read_config(run / "config.json")
-        scores = read_scores(run, config, kind).values[ALIKE, "dice"]
+        of = kind(config.dataset)
+        scores = read_scores(run, config, of).values[(MASK, "dsc") if of == "volumes" else (ALIKE, "dice")]
         sized = read_json(run / JSON, _Sized, fix=f"write it anew with evaluate.py {run}")
         lines = [line for line in log_lines(run / METRICS) if line is not None]
         seconds = float(lines[-1]["seconds"] or 0) if lines else float("nan")

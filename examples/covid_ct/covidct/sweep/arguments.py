@@ -8,6 +8,7 @@ import tyro
 
 from covidct import arguments as training
 from covidct.errors import InputError
+from covidct.own_data import own_dataset
 from covidct.phantoms.slice_set import phantom_root, phantom_sources
 from covidct.progress import Stages
 from covidct.results import wing_of
@@ -15,11 +16,13 @@ from covidct.run.paper import TableName
 from covidct.run.plan import BY_FOLD, Images, Plan, Settings, SourceSet, check_kind, plan
 from covidct.run.rows import set_of
 from covidct.run.study import read_study, study_plan
-from covidct.sets.names import COVID_CT_20, COVID_SEMISEG, PHANTOM
+from covidct.sets.names import COVID_CT_20, COVID_SEMISEG, OWN, OWN_VOLUMES, PHANTOM
+from covidct.sets.own_places import own_places
 from covidct.store.phantoms import make_phantom_volumes, phantom_stores
 from covidct.store.store import open_store
 
 # Tables III and IV share runs.
+OWN_SETS = (OWN, OWN_VOLUMES)
 FOLDERS = {"III": "tables-III-IV", "IV": "tables-III-IV", "V": "table-V", "VI": "table-VI"}
 
 
@@ -153,6 +156,9 @@ def _check(arguments: Arguments) -> None:
 
 def _images(arguments: Arguments, stages: Stages) -> Images:
     slices = PHANTOM if arguments.data is None else COVID_SEMISEG
+    places = None if arguments.study is None else own_places(arguments.data)
+    if places is not None and arguments.dataset in (None, *OWN_SETS):
+        slices = own_dataset(arguments.dataset, places)
     dataset = arguments.dataset or (COVID_CT_20 if arguments.table in BY_FOLD else slices)
     wing = wing_of(dataset)
     if dataset in wing.PREPARED and arguments.data is None and arguments.store is None:
@@ -161,6 +167,8 @@ def _images(arguments: Arguments, stages: Stages) -> Images:
         check_kind(arguments.table, dataset, wing.IMAGES)
     given = _source_sets(wing.IMAGES, arguments.source)
     implied: tuple[SourceSet, ...] = ()
+    if dataset in OWN_SETS and places is not None and places.source is not None:
+        implied = (SourceSet(places.source.name, (str(places.source.absolute()),)),)
     if dataset == wing.PHANTOM:
         implied = _source_sets(wing.IMAGES, _phantoms(wing.IMAGES, stages, sources=not given))
     return Images(
@@ -169,7 +177,7 @@ def _images(arguments: Arguments, stages: Stages) -> Images:
         arguments=("--dataset", dataset, *_given("--data", arguments.data), *_given("--store", arguments.store)),
         sources=given or implied,
         implied=not given and wing.IMAGES == "volumes",
-        phantoms=not given and bool(implied),
+        phantoms=not given and dataset == wing.PHANTOM,
         unlabelled="" if arguments.unlabelled is None else str(arguments.unlabelled.absolute()),
     )
 
