@@ -87,7 +87,8 @@ class Arguments:
     ramp_power: float | None = None
     """Exponent of the ramp-up: 1 (default, as printed) or 2 (Laine & Aila 2017)."""
     general_rate: float | None = None
-    """The general encoder's learning rate as a part of the others', 1 by default."""
+    """The general encoder's learning rate, where L_G alone trains it, as a part of the others'; 0.005 in presets demo
+    and cpu of slices, else 1."""
     anchor: bool | None = None
     """Hold the general term to what the general encoder told at its start, so that it does not make all images alike;
     not in the paper."""

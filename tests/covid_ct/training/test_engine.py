@@ -170,6 +170,8 @@ def test_the_general_encoder_learns_at_its_own_rate(config: Config, trainer: Cal
         )
     torch.testing.assert_close(moves[1]["general"], 0.25 * moves[0]["general"], rtol=1e-2, atol=1e-7)
     torch.testing.assert_close(moves[1]["decoder"], moves[0]["decoder"], rtol=1e-4, atol=1e-7)
+    assert not trainer(replace(config, route="joint")).relates_alone
+    assert not trainer(replace(config, method="supervised-general")).relates_alone
 
 
 def drawn() -> dict[str, dict[str, torch.Tensor]]:

@@ -34,7 +34,7 @@ CHOICES = (
     Choice("relation_peak_general", "lambda_G to", lambda chosen: chosen.general),
     Choice("relation_peak_target", "lambda_T to", lambda chosen: chosen.target),
     Choice("relation_power", "ramp power", lambda chosen: chosen.relates),
-    Choice("general_rate", "general encoder's rate x", lambda chosen: chosen.dual),
+    Choice("general_rate", "general encoder's rate x", lambda chosen: chosen.general),
     Choice("anchor", "anchor", lambda chosen: chosen.general),
     Choice("relation_levels", "levels", lambda chosen: chosen.relates),
     Choice("fuse_levels", "fused levels", lambda chosen: chosen.dual),

@@ -94,7 +94,7 @@ class Config:
     `anchor` holds the general term to the encoder's start (`relcons.RelationAnchor`).
     Of images of the user's own, `images` and `masks` are folders beside or instead of those in `data`, `labels` the
     mask values that are lesion (empty: all above 0), `patients` tells whose they are (see `patients_of`).
-    `general_rate` is the general encoder's learning rate as a part of `learning_rate`.
+    `general_rate` is the general encoder's learning rate, where L_G alone trains it, as a part of `learning_rate`.
     `ema` is the decay of the average of weights that is kept in the end; 0: the last weights are. `target_draw` is
     which of many draws of `target_cases`.
     `variant` is which of two Inf-Nets. `pseudo_*` are Semi-Inf-Net's groups of unlabelled slices, `hidden_*` the

@@ -79,6 +79,8 @@ class Trainer:
         self.system = system(config.method)
         self.layout = memory_layout(config.axes, fabric.device)
         model.to(memory_format=self.layout)
+        # Of a general encoder that other losses reach as well, they set the pace.
+        self.relates_alone = self.system.general and config.route == "paper"
         self.groups = trained_groups(model)
         self.clip_sets = clip_sets(model, self.groups)
         self.objective = objective(config)
@@ -128,7 +130,7 @@ class Trainer:
         """One optimiser step on the batches of its streams; what it returns becomes numbers only where it is logged."""
         rate = learning_rate(self.config, self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * (self.config.general_rate if group["name"] == "general" else 1)
+            group["lr"] = rate * (self.config.general_rate if self.relates_alone and group["name"] == "general" else 1)
         if self.draws:
             torch.manual_seed(crc32(f"{self.config.seed} {self.fabric.global_rank} {self.step}".encode()))
         self.optimizer.zero_grad()
