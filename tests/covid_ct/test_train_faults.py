@@ -368,6 +368,7 @@ def test_the_default_preset(
     note: str,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     source = ("--source", "source") if arguments else ()
     tasks: list[Any] = []
     monkeypatch.setattr(train, "run", lambda task, *_: tasks.append(task))
