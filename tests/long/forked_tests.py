@@ -18,6 +18,8 @@ import pytest
 __all__ = ["Recorder", "Report", "run_tests"]
 
 ROOT = Path(__file__).resolve().parents[2]
+# Plugins of pytest, hypothesis's among them, are imported before the fork; their own assertions matter to nobody.
+OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "--tb=line", "-W", "ignore::pytest.PytestAssertRewriteWarning")
 BROKEN = 70  # exit code of a fork that failed itself, not its tests
 
 
@@ -105,7 +107,7 @@ def _in_child(copy: Path, tests: list[str], recorder: Recorder, answer: Path) ->
         del sys.modules[name]
     code = BROKEN
     try:
-        code = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "--tb=line", *tests], plugins=[recorder]))
+        code = int(pytest.main([*OPTIONS, *tests], plugins=[recorder]))
         answer.write_bytes(pickle.dumps((recorder.lines, recorder.seconds, recorder.failed)))
     except BaseException:
         traceback.print_exc()
