@@ -173,7 +173,7 @@ class _Mutator(ast.NodeTransformer):
         return node
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
-        other: object = None
+        other: str | float | None = None
         if isinstance(node.value, bool):
             other = not node.value
         elif isinstance(node.value, int | float):

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,17 +90,25 @@ class Copy:
         os.utime(path, (self.clock, self.clock))
 
 
-def baseline(copy: Copy, tests: list[str], cache: Path | None) -> Recorder:
-    """Which test runs which lines, from one call of them all; SystemExit if one fails without a mutant."""
+def baseline(copy: Copy, files: list[str], cache: Path | None) -> Recorder:
+    """Which test of the files runs which lines, from one call of all that the cache lacks.
+
+    SystemExit if a test fails without a mutant.
+    """
     known = Recorder(str(copy.folder))
+    measured: set[str] = set()
     if cache is not None and cache.exists():
-        known.lines, known.seconds = pickle.loads(cache.read_bytes())
-        return known
-    report = run_tests(copy.folder, tests, known, 7200)
-    if report.code != 0:
-        sys.exit((copy.folder / "output.txt").read_text(errors="replace")[-3000:])
-    if cache is not None:
-        cache.write_bytes(pickle.dumps((known.lines, known.seconds)))
+        known.lines, known.seconds, measured = pickle.loads(cache.read_bytes())
+    lacking = [file for file in files if file not in measured]
+    if lacking:
+        report = run_tests(copy.folder, lacking, Recorder(str(copy.folder)), 7200)
+        if report.code != 0:
+            sys.exit((copy.folder / "output.txt").read_text(errors="replace")[-3000:])
+        known.lines |= report.heard.lines
+        known.seconds |= report.heard.seconds
+        if cache is not None:
+            cache.write_bytes(pickle.dumps((known.lines, known.seconds, measured.union(lacking))))
+    known.lines = {test: hits for test, hits in known.lines.items() if test.partition("::")[0] in files}
     return known
 
 
@@ -166,7 +174,7 @@ def main() -> int:
     done = _logged(arguments.log, arguments.again)
     with tempfile.TemporaryDirectory() as folder:
         copy = Copy(Path(folder).resolve())
-        known = baseline(copy, arguments.tests or list(TESTS[arguments.room]), arguments.lines)
+        known = baseline(copy, test_files(arguments.tests or TESTS[arguments.room]), arguments.lines)
         for file, nth, mutant in order:
             key = (file, mutant.lines[0], mutant.change, nth)
             if key in done:
@@ -182,6 +190,13 @@ def main() -> int:
         print("survives:", json.dumps(result))
     print(f"{len(done)} of {len(every)} mutants, {len(survivors)} survive")
     return 0
+
+
+def test_files(named: Sequence[str]) -> list[str]:
+    """Files of tests, of those named and in the folders named."""
+    paths = [ROOT / name for name in named]
+    found = [file for path in paths for file in (sorted(path.rglob("test_*.py")) if path.is_dir() else [path])]
+    return [str(file.relative_to(ROOT)) for file in found]
 
 
 def numbered(mutants: list[Mutant]) -> Iterator[tuple[int, Mutant]]:
