@@ -6,6 +6,7 @@ there the tests that pass the changed line, quickest first, until one fails. Wha
 
 import argparse
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -171,6 +172,9 @@ def main() -> int:
     order = [drawn for drawn in order if arguments.only in drawn[0]]
     for name in LIBRARIES:
         importlib.import_module(name)
+    # Collections in the forks would go through all that the libraries hold, which is most of what a fork does.
+    gc.collect()
+    gc.freeze()
     done = _logged(arguments.log, arguments.again)
     with tempfile.TemporaryDirectory() as folder:
         copy = Copy(Path(folder).resolve())
