@@ -7,6 +7,7 @@ there the tests that pass the changed line, quickest first, until one fails. Wha
 import argparse
 import contextlib
 import gc
+import hashlib
 import importlib
 import json
 import os
@@ -24,7 +25,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from tests.long.forked_tests import Recorder, run_tests
-from tests.long.mutants import Mutant, mutants_of
+from tests.long.mutants import Mutant, mutants_of, mutated
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOWER = 5  # a mutant may take so many times what its tests take without it, before it counts as hanging
@@ -76,9 +77,9 @@ class Copy:
             shutil.copy2(ROOT / name, folder / name)
 
     @contextlib.contextmanager
-    def mutated(self, file: str, source: str) -> Iterator[None]:
+    def changed(self, file: str, mutant: Mutant) -> Iterator[None]:
         before = (ROOT / file).read_text(encoding="utf-8")
-        self._write(file, source)
+        self._write(file, mutated(before, mutant))
         try:
             yield
         finally:
@@ -92,56 +93,61 @@ class Copy:
 
 
 def baseline(copy: Copy, files: list[str], cache: Path | None) -> Recorder:
-    """Which test of the files runs which lines, from one call of all that the cache lacks.
+    """Which test of the files runs which lines, from one call of those that the cache lacks or knows otherwise.
 
     SystemExit if a test fails without a mutant.
     """
     known = Recorder(str(copy.folder))
-    measured: set[str] = set()
+    measured: dict[str, str] = {}
     if cache is not None and cache.exists():
         known.lines, known.seconds, measured = pickle.loads(cache.read_bytes())
-    lacking = [file for file in files if file not in measured]
+    now = {file: hashlib.sha256((ROOT / file).read_bytes()).hexdigest() for file in files}
+    lacking = [file for file in files if measured.get(file) != now[file]]
     if lacking:
         report = run_tests(copy.folder, lacking, Recorder(str(copy.folder)), 7200)
         if report.code != 0:
             sys.exit((copy.folder / "output.txt").read_text(errors="replace")[-3000:])
+        known.lines = {test: hits for test, hits in known.lines.items() if test.partition("::")[0] not in lacking}
         known.lines |= report.heard.lines
         known.seconds |= report.heard.seconds
         if cache is not None:
-            cache.write_bytes(pickle.dumps((known.lines, known.seconds, measured.union(lacking))))
+            cache.write_bytes(pickle.dumps((known.lines, known.seconds, measured | now)))
     known.lines = {test: hits for test, hits in known.lines.items() if test.partition("::")[0] in files}
     return known
 
 
-def tests_of(mutant: Mutant, file: str, known: Recorder, seconds: float) -> tuple[list[str], float]:
-    """The tests that run the changed line, or else its function, or else its file: quickest first, and their time."""
+def tests_of(mutant: Mutant, file: str, known: Recorder, seconds: float) -> tuple[list[str], float, bool]:
+    """The tests that run the changed line, or else its function, or else its file: quickest first, and their time.
+
+    The last value: whether they run the line itself.
+    """
     nearer: list[Callable[[int], bool]] = [
         lambda line: mutant.lines[0] <= line <= mutant.lines[1] or line == mutant.statement,
         lambda line: mutant.function[0] <= line <= mutant.function[1],
         lambda line: True,
     ]
-    found: list[str] = []
-    for near in nearer:
-        found = found or [
-            test for test, hits in known.lines.items() if any(name == file and near(line) for name, line in hits)
-        ]
+    near_to = [
+        [test for test, hits in known.lines.items() if any(name == file and near(line) for name, line in hits)]
+        for near in nearer
+    ]
+    found = next(filter(None, near_to), list(known.lines))
     chosen: list[str] = []
     total = 0.0
-    for test in sorted(found or known.lines, key=known.seconds.__getitem__):
+    for test in sorted(found, key=known.seconds.__getitem__):
         if chosen and total + known.seconds[test] > seconds:
             break
         chosen.append(test)
         total += known.seconds[test]
-    return chosen, total
+    return chosen, total, bool(near_to[0])
 
 
 def judge(copy: Copy, room: str, file: str, mutant: Mutant, known: Recorder, seconds: float) -> dict[str, Any]:
     """What became of a mutant, for its line of the log."""
-    tests, expected = tests_of(mutant, file, known, seconds)
+    tests, expected, ran = tests_of(mutant, file, known, seconds)
     quiet = Recorder(str(copy.folder), tracing=False)
-    with copy.mutated(file, mutant.source):
+    with copy.changed(file, mutant):
         report = run_tests(copy.folder, tests, quiet, SLOWER * expected + 60)
-        if report.code == 0 and ELSEWHERE[room]:
+        if report.code == 0 and not ran and ELSEWHERE[room]:
             report = run_tests(copy.folder, list(ELSEWHERE[room]), quiet, 300)
     by = "a limit on time" if report.code is None else f"code {report.code}"
     if report.heard.failed:
