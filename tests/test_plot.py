@@ -57,6 +57,7 @@ def test_tensors_and_arrays(convert):
 
 
 def test_own_axes_title_and_limits():
+    assert len(plot_relation(relation(0)).axes) == 2
     first = plot_relation(relation(0), title="R", limits=(-1, 2), colorbar=False)
     assert len(first.axes) == 1
     assert first.axes[0].get_title() == "R"
