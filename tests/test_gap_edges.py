@@ -1,5 +1,7 @@
 """Gaps between data sets where there is little of something: images, samples, weights; and what is taken unasked."""
 
+import statistics
+
 import pytest
 import torch
 from torch import nn
@@ -44,6 +46,17 @@ def test_an_interval_needs_two_samples():
     assert ask(bootstrap=1).interval is None
     low, high = ask(bootstrap=2).interval
     assert 0 <= low < high
+
+
+def test_the_interval_is_as_wide_as_the_gap_varies_from_draw_to_draw():
+    random, gaps, widths = torch.Generator().manual_seed(3), [], []
+    for seed in range(40):
+        a, b = (torch.randn(30, 1, 2, 2, generator=random, dtype=torch.float64) + mean for mean in (1.0, 2.0))
+        found = relation_gap(nn.Identity(), [a], [b], relation=nn.Flatten(1, 2), noise=False, seed=seed)
+        gaps.append(found.gap)
+        widths.append(found.interval[1] - found.interval[0])
+    # 95 % of a normal distribution lie within 1.96 standard deviations of its mean.
+    assert sum(widths) / 40 == pytest.approx(2 * 1.96 * statistics.stdev(gaps), rel=0.25)
 
 
 def test_samples_that_are_empty_leave_no_interval():
