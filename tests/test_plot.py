@@ -188,6 +188,8 @@ def test_gaps_are_written_with_their_intervals_in_a_colour_that_can_be_read():
     assert ax.images[0].get_cmap().name == "Reds"
     np.testing.assert_array_equal(shown(ax), gaps.gap)
     assert drawn(figure).std() > 0
+    box = ax.get_window_extent().transformed(figure.dpi_scale_trans.inverted())
+    assert min(box.width, box.height) > 2 * 0.8  # inches, for the text of two cells
     assert plot.relation_gaps(gaps, figure.add_subplot()) is figure
 
 
