@@ -72,6 +72,12 @@ def test_as_loops_from_the_formula(reduction, share):
     assert found.item() == pytest.approx(share * by_loops(*features, shift[:, :4], 0.3), rel=1e-9)
 
 
+def test_a_twentieth_of_the_variance_unless_said_otherwise():
+    features, shift = maps(0, 1, 2, 3), torch.zeros(4, 4, dtype=torch.float64)
+    assert anchored_consistency(*features, shift) == anchored_consistency(*features, shift, keep=0.05)
+    assert anchored_consistency(*features, shift) != anchored_consistency(*features, shift, keep=0.06)
+
+
 def test_gradients():
     features = [each.requires_grad_() for each in maps(0, 1)] + maps(2, 3)
     shift = torch.zeros(4, 4, dtype=torch.float64)

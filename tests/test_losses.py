@@ -481,6 +481,8 @@ class TestWeight:
         for weight in (math.nan, math.inf, "0.1", True):
             with pytest.raises(ValueError, match="weight must be a finite number, got"):
                 kind(weight=weight)
+        with pytest.raises(TypeError, match="weight must be a number or a schedule, got the class LinearRampUp; make"):
+            kind(weight=LinearRampUp)
         with pytest.raises(TypeError, match=r"relation must be a module from features to \(C, C\), got function"):
             kind(relation=relation_matrix)
         with pytest.raises(ValueError, match="reduction must be one of 'sum', 'row_mean', 'mean', got 'max'"):

@@ -1,11 +1,12 @@
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from matplotlib._pylab_helpers import Gcf
 
-from relcons import plot
+from relcons import RelationGaps, plot
 from relcons.functional import relation_matrix
 from relcons.plot import plot_relation, plot_relations
 
@@ -56,6 +57,7 @@ def test_tensors_and_arrays(convert):
 
 
 def test_own_axes_title_and_limits():
+    assert len(plot_relation(relation(0)).axes) == 2
     first = plot_relation(relation(0), title="R", limits=(-1, 2), colorbar=False)
     assert len(first.axes) == 1
     assert first.axes[0].get_title() == "R"
@@ -125,9 +127,83 @@ def test_without_source_the_first_columns_are_left_out():
     assert [ax.get_ylabel() for ax in axes] == ["a", "", "", "b", "", ""]
 
 
+def test_colours_tell_relations_from_differences():
+    axes = panels(plot_relations(relation(0), relation(1), relation(2)))
+    assert [ax.images[0].get_cmap().name for ax in axes] == ["viridis", "viridis", "Reds"] * 2
+    assert [ax.get_xlabel() == "" for ax in axes] == [True, True, False] * 2
+    assert plot_relation(relation(0), difference=True).axes[0].images[0].get_cmap().name == "Reds"
+
+
+def test_panels_are_apart_and_large_enough_to_be_looked_at():
+    figure = plot_relations([relation(0)] * 2, [relation(1)] * 2, [relation(2)] * 2, labels=["a", "b"])
+    drawn(figure)
+    boxes = [ax.get_window_extent().transformed(figure.dpi_scale_trans.inverted()) for ax in panels(figure)]
+    assert all(1.2 < box.width < 2 and box.height == pytest.approx(box.width, rel=0.01) for box in boxes)
+    assert [round(box.y0, 3) for box in boxes[:6]] == [round(boxes[0].y0, 3)] * 6
+    assert boxes[0].y0 > boxes[6].y1
+    for left, right in pairwise(boxes[:6]):
+        assert left.x1 < right.x0 < left.x1 + 1
+    # The two pairs are further from each other than the three panels of one are.
+    assert boxes[3].x0 - boxes[2].x1 > 1.2 * (boxes[2].x0 - boxes[1].x1)
+
+
+def test_entries_below_zero_widen_the_scale_and_colour_bars_say_what_lies_beyond():
+    matrix = np.linspace(-1, 1, 400).reshape(20, 20)
+    low, high = panels(plot_relation(matrix))[0].images[0].get_clim()
+    assert (low, high) == (pytest.approx(-0.99), pytest.approx(0.99))
+    ends = {(-2, 2): "neither", (-0.5, 2): "min", (-2, 0.5): "max", (-0.5, 0.5): "both", (-1, 1): "neither"}
+    for limits, extend in ends.items():
+        assert plot_relation(matrix, limits=limits).axes[0].images[0].colorbar.extend == extend
+
+
+def test_bars_of_both_pairs_say_what_lies_beyond():
+    spike = np.full((20, 20), 0.1)
+    spike[0, 0] = 1
+    axes = panels(plot_relations(spike, spike, spike))
+    assert axes[1].images[0].colorbar is axes[2].images[0].colorbar is None
+    assert axes[-3].images[0].colorbar.extend == "max"
+    assert axes[-1].images[0].colorbar.extend == "neither"
+
+
+def test_gaps_are_written_with_their_intervals_in_a_colour_that_can_be_read():
+    between, nothing = (0.1, 0.3), None
+    gaps = RelationGaps(
+        names=("a", "b"),
+        gap=((0.0, 0.25), (0.1, 0.0)),
+        interval=((nothing, between), (nothing, nothing)),
+        within=(0.5, 0.4),
+    )
+    figure = plot.relation_gaps(gaps)
+    (ax,) = figure.axes
+    assert [text.get_text() for text in ax.texts] == [
+        "within\n0.50",
+        "0.250\n0.100 to 0.300",
+        "0.100",
+        "within\n0.40",
+    ]
+    assert [text.get_position() for text in ax.texts] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    assert [text.get_color() for text in ax.texts] == ["black", "white", "black", "black"]
+    assert [[label.get_text() for label in axis.get_ticklabels()] for axis in (ax.xaxis, ax.yaxis)] == [["a", "b"]] * 2
+    assert ax.images[0].get_clim() == (0, 0.25)
+    assert ax.images[0].get_cmap().name == "Reds"
+    np.testing.assert_array_equal(shown(ax), gaps.gap)
+    assert drawn(figure).std() > 0
+    box = ax.get_window_extent().transformed(figure.dpi_scale_trans.inverted())
+    assert min(box.width, box.height) > 2 * 0.8  # inches, for the text of two cells
+    assert plot.relation_gaps(gaps, figure.add_subplot()) is figure
+
+
+def test_sets_without_a_gap_are_drawn():
+    figure = plot.relation_gaps(RelationGaps(("a",), ((0.0,),), ((None,),), (0.5,)))
+    low, high = figure.axes[0].images[0].get_clim()
+    assert low == 0 < high
+    assert figure.axes[0].texts[0].get_color() == "black"
+
+
 def test_pyplot_knows_no_figure():
     plot_relation(relation(0))
     plot_relations(relation(0), relation(1), relation(2))
+    plot.relation_gaps(RelationGaps(("a",), ((0.0,),), ((None,),), (0.5,)))
     assert Gcf.get_all_fig_managers() == []
 
 

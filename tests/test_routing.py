@@ -5,6 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.functional import mse_loss
 from torch.nn.parallel import DistributedDataParallel
 
@@ -489,3 +491,10 @@ class TestDistributedDataParallel:
         router.backward({name: loss for name, loss in losses.items() if name != "general"})
         assert model.general[0].weight.grad is None
         assert model.target[0].weight.grad.any()
+
+
+def test_sharded_parameters_are_refused(one_process):
+    model = nn.Linear(2, 1)
+    fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+    with pytest.raises(ValueError, match=r"route 'fit' holds sharded parameters: FSDP2 .*; call backward\(\) on"):
+        GradientRouter(torch.optim.SGD(model.parameters(), lr=0.1), {"fit": model})

@@ -4,7 +4,7 @@ import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Mutant", "mutants_of"]
+__all__ = ["Mutant", "mutants_of", "mutated"]
 
 _COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
@@ -33,24 +33,23 @@ _OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change. lines: of the expression, of its statement, of the function around it; source: of the whole file."""
+    """One change. lines: of the expression, of its statement, of the function around it."""
 
+    number: int
     change: str
     lines: tuple[int, int]
     statement: int
     function: tuple[int, int]
-    source: str
 
 
 def mutants_of(source: str) -> list[Mutant]:
     """All mutants of a file, in the order of its text."""
-    count = len(_Mutator(source).changes)
-    made = []
-    for number in range(count):
-        mutator = _Mutator(source, number)
-        change, lines, statement, function = mutator.changes[number]
-        made.append(Mutant(change, lines, statement, function, ast.unparse(ast.fix_missing_locations(mutator.tree))))
-    return made
+    return [Mutant(number, *change) for number, change in enumerate(_Mutator(source).changes)]
+
+
+def mutated(source: str, mutant: Mutant) -> str:
+    """The file's text with that change."""
+    return ast.unparse(ast.fix_missing_locations(_Mutator(source, mutant.number).tree))
 
 
 class _Mutator(ast.NodeTransformer):
@@ -173,7 +172,7 @@ class _Mutator(ast.NodeTransformer):
         return node
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
-        other: object = None
+        other: str | float | None = None
         if isinstance(node.value, bool):
             other = not node.value
         elif isinstance(node.value, int | float):

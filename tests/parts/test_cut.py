@@ -195,6 +195,20 @@ class Running(NestedUNet):
         return super().forward(x - self.mean) / (1 + self.seen)
 
 
+class Bundled(NestedUNet):
+    """Layers of both sides in one module that is no container of torch's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Module()
+        self.layers.front = nn.Conv2d(1, 1, 1)
+        self.layers.back = nn.Conv2d(6, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        coarse = self.bottom(self.stages[1](self.stages[0](self.layers.front(x))))
+        return self.stages[2](self.layers.back(coarse))
+
+
 class InPlace(Changed):
     """The bottleneck and what follows as pix2pix has them: a convolution, then a ReLU in place."""
 
@@ -310,6 +324,14 @@ def test_parts_of_the_network_on_each_side() -> None:
     assert isinstance(model.decoder.net.stages[0], Borrowed)
     assert isinstance(model.target_encoder.net.bottom, Stop)
     assert type(net.bottom) is nn.Sequential
+
+
+def test_a_module_with_layers_of_both_sides_is_divided() -> None:
+    model = DualEncoderUNet(at(Bundled()))
+    for part, there, away in ((model.target_encoder, "front", "back"), (model.decoder, "back", "front")):
+        names = {name for name, _ in part.named_parameters()}
+        assert {f"net.layers.{there}.weight", f"net.layers.{there}.bias"} <= names
+        assert not any(f"layers.{away}" in name for name in names)
 
 
 def test_net_is_left_alone() -> None:

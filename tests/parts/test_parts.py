@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from relcons import DualEncoderUNet, UNetParts
+from relcons.parts.layers import small_inputs
 from tests.models.networks import BATCH_NORMS, TinyDecoder, TinyEncoder, tiny_parts
 
 
@@ -137,3 +138,13 @@ def test_without_a_head_the_decoder_gives_the_logits() -> None:
     parts = UNetParts(TinyEncoder(), TinyDecoder())
     x = torch.rand(2, 1, 8, 8)
     assert torch.equal(DualEncoderUNet(parts)(x), parts.decoder(parts.encoder(x)))
+
+
+@pytest.mark.parametrize(("kind", "halvings"), [(nn.Conv1d, 5), (nn.Conv2d, 5), (nn.Conv3d, 4)])
+def test_small_inputs_can_be_halved_as_often_as_networks_do(kind: type[nn.Module], halvings: int) -> None:
+    layer = kind(3, 2, 1)
+    shapes = [tuple(example.shape) for example in small_inputs(nn.Sequential(nn.Identity(), layer))]
+    assert {shape[:2] for shape in shapes} == {(1, 3)}
+    assert {len(shape) for shape in shapes} == {layer.weight.ndim}
+    assert all(side % 2**halvings == 0 for shape in shapes for side in shape[2:])
+    assert list(small_inputs(nn.Linear(2, 2))) == []
