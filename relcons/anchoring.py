@@ -42,7 +42,7 @@ class RelationAnchor(nn.Module):
     weights, and the running mean of what lies between the domains, are in the ``state_dict`` of the loss.
     They cost a forward pass of the general encoder over both batches, and its memory once more.
 
-    Measured on real slices only, where the printed term made all images alike: see the page *Choosing*.
+    Measured on real slices only, where the printed term made all images alike: see the page *What can go wrong*.
     With two convolutions a stage, AdamW needed a learning rate of 2e-4 for the general encoder there.
 
     Args:

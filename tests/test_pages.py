@@ -16,6 +16,14 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "examples").glob("*/README.md")),
 ]
+# Trainings of seconds that a busy machine makes minutes.
+SLOW = {
+    "docs/guides/what-can-go-wrong.md",
+    "docs/tutorials/monai-3d.md",
+    "docs/tutorials/own-data.md",
+    "docs/tutorials/source-set.md",
+    "docs/tutorials/unlabelled.md",
+}
 BLOCK = re.compile(r"(?:^<!-- (?P<remark>[^\n]*) -->\n)?^```(?P<info>[^\n]*)\n(?P<body>.*?)^```$", re.M | re.S)
 # What the text around the blocks of a page takes for given.
 GIVEN = {
@@ -80,6 +88,12 @@ def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
+def cases() -> list[Any]:
+    """Pages with blocks to run, those that take long marked."""
+    found = [page for page in PAGES if runs(page)]
+    return [pytest.param(page, marks=[pytest.mark.slow] if name_of(page) in SLOW else []) for page in found]
+
+
 def runs(page: Path) -> list[Block]:
     """Python blocks that are run here; README's is the quickstart, which test_docs.py runs as a script."""
     return [block for block in blocks(page) if block.is_python and not block.is_left_to_others and page != PAGES[0]]
@@ -101,7 +115,7 @@ def test_blocks_are_found() -> None:
     assert found == [Block("run by x", "bash", "true\n"), Block("", "python", "1\n")]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if runs(page)], ids=name_of)
+@pytest.mark.parametrize("page", cases(), ids=name_of)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.onnx, "export", torch.onnx.export)

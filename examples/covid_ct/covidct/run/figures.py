@@ -20,7 +20,7 @@ from relcons.plot import plot_relations
 
 PURPLE = "#cc79a7"
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
-GREY = "#333333"
+GREY = "#7f7f7f"
 COLOURS = {"general": BLUE, "target": ORANGE, "decoder": GREEN, "R_G": BLUE, "R_T": ORANGE}
 COLOURS |= {"L_G": BLUE, "L_T": ORANGE, "λ L_G": BLUE, "λ L_T": ORANGE}
 
