@@ -49,9 +49,10 @@ CHOICES = (
     Choice("hidden_share", "share hidden", lambda chosen: chosen.learns == "hidden parts"),
     Choice("target_cases", "target slices", lambda chosen: chosen.learns != "source lesions"),
     Choice("source_cases", "source slices", lambda chosen: chosen.needs_source),
+    Choice("source_policy", "slice of each scan", lambda chosen: chosen.needs_source),
 )
-# Which images, not which method: rows of the paper have either.
-OF_DATA = {"target_cases", "source_cases"}
+# Which images, not which method: rows of the paper have either. Each acts where so many are drawn.
+OF_DATA = {"target_cases": "target_cases", "source_cases": "source_cases", "source_policy": "source_cases"}
 # How long, as the number of steps, and from which weights, which the published systems have.
 OF_BUDGET = {"pseudo_epochs", "pseudo_groups", "imagenet"}
 DUAL = "dual"
@@ -75,16 +76,20 @@ def asked_choices(given: Mapping[str, Any], config: Config) -> dict[str, Any]:
         asked[choice.field] = _width(value, config) if choice.field == "width" else value
     if (power := asked.get("relation_power", 1)) not in (1, 2):
         raise InputError(f"--ramp-power must be 1 (as printed) or 2 (Laine & Aila 2017), got {power:g}")
+    if "source_policy" in asked and asked.get("source_cases", config.source_cases) is None:
+        raise InputError(
+            "--source-policy changes nothing where all slices are taken; leave it out, or add --source-cases"
+        )
     return asked
 
 
 def acting(config: Config) -> list[Choice]:
-    """The choices that change anything in a run of `config`; numbers of cases do not where all were taken."""
+    """The choices that change anything in a run of `config`; draws of cases do not where all were taken."""
     chosen = system(config.method)
     return [
         choice
         for choice in CHOICES
-        if choice.acts(chosen) and not (choice.field in OF_DATA and getattr(config, choice.field) is None)
+        if choice.acts(chosen) and not (choice.field in OF_DATA and getattr(config, OF_DATA[choice.field]) is None)
     ]
 
 
@@ -104,7 +109,7 @@ def departures(config: Config) -> str:
     parts = []
     for choice in acting(config):
         papers = replace(config, **{choice.field: DEFAULTS[choice.field]})
-        if choice.field not in OF_DATA | OF_BUDGET and _comparable(choice, config) != _comparable(choice, papers):
+        if choice.field not in OF_BUDGET.union(OF_DATA) and _comparable(choice, config) != _comparable(choice, papers):
             parts.append(f"{choice.words} {in_words(_acting(choice, config))}")
     return ", ".join(parts)
 

@@ -28,6 +28,7 @@ YOUNGER = {
     *("relation_levels", "fuse_levels", "fusion", "route", "width"),
     *("optimizer", "schedule", "augmentation", "unit_input", "scales", "clip_value", "variant", "imagenet"),
     *("unlabelled", "source_cases", "target_cases", "pseudo_group", "pseudo_epochs", "pseudo_groups"),
+    "source_policy",
     *("hidden_block", "hidden_share", "anchor"),
     *("images", "masks", "labels", "patients"),
 }
@@ -95,7 +96,7 @@ class Config:
     Of images of the user's own, `images` and `masks` are folders beside or instead of those in `data`, `labels` the
     mask values that are lesion (empty: all above 0), `patients` tells whose they are (see `patients_of`).
     `variant` is which of two Inf-Nets. `pseudo_*` are Semi-Inf-Net's groups of unlabelled slices, `hidden_*` the
-    squares that are hidden in `reconstruct`.
+    squares that are hidden in `reconstruct`. `source_policy` is which slice of a scan `source_cases` takes.
 
     Raises InputError that names every field which is not of its type or out of its range.
     """
@@ -150,6 +151,7 @@ class Config:
     imagenet: str = ""
     unlabelled: str = ""
     source_cases: Count | None = None
+    source_policy: Literal["random", "max_area"] = "random"
     target_cases: Count | None = None
     pseudo_group: Count = 5
     pseudo_epochs: Count = 9

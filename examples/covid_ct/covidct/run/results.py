@@ -35,6 +35,7 @@ NAMED = (
         "variant",
         "imagenet",
         "source_cases",
+        "source_policy",
         "target_cases",
     ),
     *("pseudo_group", "pseudo_epochs", "pseudo_groups", "hidden_block", "hidden_share"),
