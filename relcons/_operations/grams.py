@@ -47,13 +47,15 @@ def _is_noise(spread: Tensor, offsets: Tensor) -> Tensor:
 def _square(maps: Tensor) -> Tensor:
     """``maps @ maps.mT`` in float32 at least, by parts: of few rows a product in one go may sum millions one by one."""
     dtype = accumulation_dtype(maps)
+    total: Tensor
     whole = maps.shape[-1] // CHUNK
     if maps.ndim == 2 and maps.dtype == dtype and whole > 1:
         # All whole parts in one call, which costs less than a call each.
         parts, rest = maps[:, : whole * CHUNK].unflatten(1, (whole, CHUNK)).movedim(1, 0), maps[:, whole * CHUNK :]
-        return (parts @ parts.mT).sum(0) + rest @ rest.mT
-    columns = (part.to(dtype) for part in maps.split(CHUNK, -1))
-    total: Tensor = reduce(torch.add, (part @ part.mT for part in columns))
+        total = (parts @ parts.mT).sum(0) + rest @ rest.mT
+    else:
+        columns = (part.to(dtype) for part in maps.split(CHUNK, -1))
+        total = reduce(torch.add, (part @ part.mT for part in columns))
     return total
 
 
