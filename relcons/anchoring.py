@@ -2,13 +2,13 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from relcons.checks import check_finite
-from relcons.functional import Reduction, Relation, anchored_consistency
+from relcons.functional import Reduction, anchored_consistency
 from relcons.relations import GramRelation
 
 __all__ = ["RelationAnchor"]
@@ -37,10 +37,13 @@ class RelationAnchor(nn.Module):
     half-way to the other's, as a frozen copy of the encoder tells both, and images keep their
     differences. Call the loss with the images then: ``relation(output, x_target, x_source)``.
 
-    Make it when the general encoders have the weights that they start from. The copies follow the loss's
-    mode (``relation.train()``, the default): under batch norm they see the batch as the encoders do. Their
-    weights, and the running mean of what lies between the domains, are in the ``state_dict`` of the loss.
-    They cost a forward pass of the general encoder over both batches, and its memory once more.
+    Make it when the general encoders have the weights and modes that they start from. The copies follow the
+    loss's mode (``relation.train()``, the default): under batch norm they see the batch as the encoders do.
+    Layers that you had set to evaluation in an encoder in training, such as batch norm that keeps its
+    statistics, stay so in its copy. The copies' weights, and the running mean of what lies between the
+    domains, are in the ``state_dict`` of the loss; every call in training mode counts its batch in that
+    mean, calls under ``torch.no_grad()`` look and change nothing of it.
+    The copies cost a forward pass of the general encoder over both batches, and its memory once more.
 
     Measured on real slices only, where the printed term made all images alike: see the page *What can go wrong*.
     With two convolutions a stage, AdamW needed a learning rate of 2e-4 for the general encoder there.
@@ -78,21 +81,31 @@ class RelationAnchor(nn.Module):
         self.levels = tuple(model.levels)
         self.encoders = nn.ModuleList(
             copy.deepcopy(encoder).requires_grad_(False) for encoder in model.general_encoders
-        ).train()
+        )
+        self._resting = [
+            layer for encoder in self.encoders if encoder.training for layer in encoder.modules() if not layer.training
+        ]
+        self.train()
         device = next((p.device for p in model.general_encoders.parameters()), None)
         self.register_buffer("steps", torch.zeros((), device=device))
         for encoder in range(len(self.encoders)):
             for level, channels in enumerate(model.channels):
                 self.register_buffer(f"shift_{encoder}_{level}", torch.zeros(channels, channels, device=device))
 
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode; layers that rested in an encoder's training rest in its copy."""
+        super().train(mode)
+        for layer in self._resting:
+            layer.training = False
+        return self
+
     def reset_parameters(self) -> None:
         """Forget what was seen of the domains; the copies of the encoders stay."""
         for buffer in (self.steps, *self._shifts()):
             buffer.zero_()
 
-    @torch.no_grad()
     def starts(self, images: TargetBatches, source: Batches) -> Starts:
-        """The copies' maps of the images that the model was called with; counts a step in training mode.
+        """The copies' maps of the images that the model was called with; counts them where they are learned from.
 
         images: of the target, or a sequence of them and the unlabelled ones, which pass apart, as in the model.
         source: a batch, or one (or None) for each general encoder.
@@ -104,7 +117,7 @@ class RelationAnchor(nn.Module):
             raise ValueError(
                 f"anchor needs the images that the model was called with: relation(output, x_target, x_source){several}"
             )
-        if self.training:
+        if self._learns():
             self.steps += 1
         apart = [images] if isinstance(images, Tensor) else list(images)
         return [
@@ -127,11 +140,15 @@ class RelationAnchor(nn.Module):
         if started is None:
             raise ValueError(f"output.source has maps of general encoder {encoder}, and the source given has no batch")
         pair = started[0][level], started[1][level]
+        between = self.get_buffer(f"shift_{encoder}_{level}")
+        if self._learns():
+            with torch.no_grad():
+                between += (relation(pair[1]) - relation(pair[0]) - between) / self.steps
         return anchored_consistency(
             source,
             general,
             *pair,
-            self._shift(encoder, level, *pair, relation),
+            between.clone(),
             keep=self.keep,
             relation=relation,
             each=of_each(relation),
@@ -143,13 +160,9 @@ class RelationAnchor(nn.Module):
         maps = [encoder(batch) for batch in batches]
         return [torch.cat([each[level] for each in maps]) for level in self.levels]
 
-    @torch.no_grad()
-    def _shift(self, encoder: int, level: int, source: Tensor, general: Tensor, relation: Relation) -> Tensor:
-        """What lies between the domains at the start: the mean of R(general) - R(source) up to this step."""
-        shift: Tensor = self.get_buffer(f"shift_{encoder}_{level}")
-        if self.training:
-            shift += (relation(general) - relation(source) - shift) / self.steps
-        return shift.clone()
+    def _learns(self) -> bool:
+        """Whether a call is a step of training: one without gradients is a look at the terms."""
+        return self.training and torch.is_grad_enabled()
 
     def extra_repr(self) -> str:
         """Arguments, for ``repr``."""

@@ -132,19 +132,51 @@ def test_the_loss_starts_from_the_copy_and_the_shift_is_a_running_mean():
     anchor = RelationAnchor(model, keep=0.2)
     loss, related = RelationLoss(weight=2.0, target=False, anchor=anchor), GramRelation()
     shifts = []
+    for seed in range(3):
+        target, source = images(seed), images(seed + 10, count=2, scale=3.0)
+        output = output_of(model, target, source)
+        shifts.append((related(output.general[0]) - related(output.source[0])).detach())
+        mean = torch.stack(shifts).mean(0)
+        terms = loss.terms(output, target, source)
+        wanted = anchored_consistency(*2 * (output.source[0], output.general[0]), mean, keep=0.2)
+        torch.testing.assert_close(terms.general, wanted)
+        torch.testing.assert_close(terms.total, 2 * wanted)
+    assert anchor.steps == 3
+
+
+def test_a_look_at_the_terms_counts_no_batch():
+    model = model_of()
+    loss = RelationLoss(target=False, anchor=RelationAnchor(model))
+    target, source = images(0), images(1, scale=3.0)
+    trained = loss.terms(output_of(model, target, source), target, source)
     with torch.no_grad():
-        for seed in range(3):
-            target, source = images(seed), images(seed + 10, count=2, scale=3.0)
-            output = output_of(model, target, source)
-            shifts.append(related(output.general[0]) - related(output.source[0]))
-            mean = torch.stack(shifts).mean(0)
-            terms = loss.terms(output, target, source)
-            wanted = anchored_consistency(*2 * (output.source[0], output.general[0]), mean, keep=0.2)
-            torch.testing.assert_close(terms.general, wanted)
-            torch.testing.assert_close(loss(output, target, source) * 0 + terms.total, 2 * wanted)
-            # The second call counted the same batch once more.
-            shifts.append(shifts[-1])
-    assert anchor.steps == 6
+        seen = loss.terms(output_of(model, target, source), target, source)
+        # Of other images the mean would change.
+        loss(output_of(model, images(2), images(3)), images(2), images(3))
+        again = loss.terms(output_of(model, target, source), target, source)
+    assert loss.anchor.steps == 1
+    torch.testing.assert_close((seen.general, again.general), (trained.general.detach(),) * 2)
+    loss(output_of(model, target, source), target, source)
+    assert loss.anchor.steps == 2
+
+
+@pytest.mark.parametrize("made_in", ["training", "evaluation"])
+def test_copies_follow_the_loss_but_for_layers_at_rest(made_in):
+    """Batch norm that keeps its statistics does so in the copy; an encoder made in evaluation tells nothing."""
+    model = model_of()
+    encoder = model.general_encoders[0].train(made_in == "training")
+    encoder.norm.eval()
+    loss = RelationLoss(target=False, anchor=RelationAnchor(model))
+    at_rest = [True, True] if made_in == "training" else [False, True]
+    for mode, rests in zip((True, False), at_rest, strict=True):
+        norm = copy.deepcopy(loss).train(mode).anchor.encoders[0].norm
+        assert loss.train(mode).anchor.encoders[0].first.training is mode
+        assert loss.anchor.encoders[0].norm.training is norm.training is not rests
+    loss.train()
+    encoder.train().norm.train(not at_rest[0])
+    target, source = images(0), images(1, scale=3.0)
+    with torch.no_grad():
+        assert loss(output_of(model, target, source), target, source) < 1e-9
 
 
 def test_the_encoder_moves_and_its_copy_stays():

@@ -121,7 +121,7 @@ def test_wide_relations_are_sketched_for_the_interval_alone(monkeypatch):
     a, b = (torch.randn(30, 70, 4, 4, generator=torch.Generator().manual_seed(seed)) + 0.2 * seed for seed in (0, 1))
 
     def ask(sketch):
-        monkeypatch.setattr("relcons.gap.SKETCH", sketch)
+        monkeypatch.setattr("relcons.gap.summaries.SKETCH", sketch)
         return relation_gap(nn.Identity(), a.split(8), b.split(8), noise=False)
 
     exact, sketched = ask(70 * 70), ask(4096)

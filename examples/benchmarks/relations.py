@@ -5,7 +5,9 @@ import os
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read by torch on import: its profiler calls a missing GPU an error
 
 import argparse
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -16,6 +18,7 @@ from timing import interleaved, milliseconds, ratio, seconds_of
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d, normalize
 from torchdistill.losses.mid_level import ChSimLoss, SPKDLoss
+from workers import workers
 
 from relcons.functional import Reduction, relation_consistency, relation_matrix, sample_relation, spatial_relation
 
@@ -125,20 +128,39 @@ def beyond_gradients(loss: Loss, a: Tensor, b: Tensor, larger_than: int = 0) -> 
     return max(forward, both - a.nbytes - b.nbytes)
 
 
-def measure(case: Case, shape: Shape, options: argparse.Namespace) -> list[object]:
-    generator = torch.Generator(options.device).manual_seed(options.seed)
-    a, b = (torch.randn(shape, generator=generator, device=options.device, requires_grad=True) for _ in range(2))
-    calls = {
-        "relcons": partial(value_and_gradient, case.loss, a, b),
-        "peer": partial(value_and_gradient, case.peer, a, b),
-    }
-    timed = {name: partial(seconds_of, call, options.device) for name, call in calls.items()}
-    seconds = interleaved(timed, options.repeats, warmup=2)
+def maps_of(shape: Shape, seed: int, device: str) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator(device).manual_seed(seed)
+    a, b = (torch.randn(shape, generator=generator, device=device, requires_grad=True) for _ in range(2))
+    return a, b
+
+
+def build(name: str, relation: str, shape: Shape, seed: int, device: str) -> Callable[[], Result]:
+    loss = CASES[relation].loss if name == "relcons" else CASES[relation].peer
+    return partial(value_and_gradient, loss, *maps_of(shape, seed, device))
+
+
+@contextmanager
+def timed(shape: Shape, pages: str, options: argparse.Namespace) -> Iterator[dict[str, Callable[[], float]]]:
+    """Seconds of a run of either competitor, in this process or in one for each."""
+    args = (options.relation, shape, options.seed, options.device)
+    names = ["relcons", "peer"]
+    if pages == "shared":
+        yield {name: partial(seconds_of, build(name, *args), options.device) for name in names}
+        return
+    with workers(build, names, args, pages == "kept", time.process_time) as calls:
+        yield calls
+
+
+def measure(case: Case, shape: Shape, pages: str, options: argparse.Namespace) -> list[object]:
+    with timed(shape, pages, options) as calls:
+        seconds = interleaved(calls, options.repeats, warmup=2)
     speed = ratio(seconds["relcons"], seconds["peer"])
-    value, gradient = errors(case, calls["relcons"](), a, b)
+    a, b = maps_of(shape, options.seed, options.device)
+    value, gradient = errors(case, value_and_gradient(case.loss, a, b), a, b)
     maps = beyond_gradients(case.loss, a, b, larger_than=4 * shape[1] ** 2) / (2 * 4 * a[0].numel())
     return [
         "x".join(map(str, shape)),
+        *([pages] if options.apart else []),
         milliseconds(seconds["relcons"]),
         milliseconds(seconds["peer"]),
         speed,
@@ -158,10 +180,14 @@ def main() -> None:
     options.add_argument("--shapes", nargs="+", type=_shape, help="such as 4x480x28x24")
     options.add_argument("--device", default="cpu", help="cpu or cuda")
     options.add_argument("--seed", type=int, default=0, help="of the features, which are normally distributed")
+    options.add_argument(
+        "--apart", action="store_true", help="either competitor in a process of its own, its CPU time; see workers.py"
+    )
     arguments = options.parse_args()
     case = CASES[arguments.relation]
     columns = [
         "features",
+        *(["pages"] if arguments.apart else []),
         "relcons, ms",
         f"{case.peer_name}, ms",
         "ratio (quartiles)",
@@ -173,7 +199,8 @@ def main() -> None:
         "error of the value",
         "error of the gradient",
     ]
-    rows = [measure(case, shape, arguments) for shape in arguments.shapes or case.targets]
+    ways = ["default", "kept"] if arguments.apart else ["shared"]
+    rows = [measure(case, shape, pages, arguments) for shape in arguments.shapes or case.targets for pages in ways]
     name = "relations" if arguments.relation == "channels" else f"relations-{arguments.relation}"
     publish(name, table(columns, rows), ["torchdistill"], arguments)
 

@@ -6,6 +6,7 @@ while the one with the largest would ask the system for fresh pages in every run
 
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +21,11 @@ KEEP_PAGES = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
 @contextmanager
 def workers(
-    build: Callable[..., Callable[[], object]], names: list[str], args: tuple[Any, ...], keep_pages: bool
+    build: Callable[..., Callable[[], object]],
+    names: list[str],
+    args: tuple[Any, ...],
+    keep_pages: bool,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[dict[str, Callable[[], float]]]:
     """Name -> function that runs ``build(name, *args)()`` in its own process and returns the seconds it took.
 
@@ -34,7 +39,7 @@ def workers(
         os.environ.update(KEEP_PAGES if keep_pages else {})
         for name in names:
             pipes[name], theirs = spawn.Pipe()
-            processes.append(spawn.Process(target=_serve, args=(theirs, build, name, args), daemon=True))
+            processes.append(spawn.Process(target=_serve, args=(theirs, build, name, args, clock), daemon=True))
             processes[-1].start()
             theirs.close()
         _restore(before)
@@ -59,11 +64,17 @@ def _ask(pipe: Connection) -> float:
     return seconds
 
 
-def _serve(pipe: Connection, build: Callable[..., Callable[[], object]], name: str, args: tuple[Any, ...]) -> None:
+def _serve(
+    pipe: Connection,
+    build: Callable[..., Callable[[], object]],
+    name: str,
+    args: tuple[Any, ...],
+    clock: Callable[[], float],
+) -> None:
     run = build(name, *args)
     while True:
         try:
             pipe.recv()
         except EOFError:  # the other end has closed
             return
-        pipe.send(seconds_of(run, args[-1]))
+        pipe.send(seconds_of(run, args[-1], clock))

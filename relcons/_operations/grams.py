@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from relcons._operations.precision import accumulation_dtype
+from relcons._operations.signatures import with_signature
 
 # Columns that are summed, or cast from half precision, at once.
 CHUNK = 65536
@@ -46,8 +47,15 @@ def _is_noise(spread: Tensor, offsets: Tensor) -> Tensor:
 def _square(maps: Tensor) -> Tensor:
     """``maps @ maps.mT`` in float32 at least, by parts: of few rows a product in one go may sum millions one by one."""
     dtype = accumulation_dtype(maps)
-    parts = (columns.to(dtype) for columns in maps.split(CHUNK, -1))
-    total: Tensor = reduce(torch.add, (part @ part.mT for part in parts))
+    total: Tensor
+    whole = maps.shape[-1] // CHUNK
+    if maps.ndim == 2 and maps.dtype == dtype and whole > 1:
+        # All whole parts in one call, which costs less than a call each.
+        parts, rest = maps[:, : whole * CHUNK].unflatten(1, (whole, CHUNK)).movedim(1, 0), maps[:, whole * CHUNK :]
+        total = (parts @ parts.mT).sum(0) + rest @ rest.mT
+    else:
+        columns = (part.to(dtype) for part in maps.split(CHUNK, -1))
+        total = reduce(torch.add, (part @ part.mT for part in columns))
     return total
 
 
@@ -57,6 +65,7 @@ class _Gram(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @with_signature
     def forward(maps: Tensor) -> Tensor:
         return _square(maps)
 
@@ -102,6 +111,7 @@ class _MeanGram(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @with_signature
     def forward(features: Tensor, center: bool) -> tuple[Tensor, Tensor]:
         mean = _batch_mean(features)
         if center:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from relcons._operations.precision import accumulation_dtype
+from relcons._operations.signatures import with_signature
 
 
 def pooled(features: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -25,6 +26,7 @@ class _Pool(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @with_signature
     def forward(features: Tensor, sizes: tuple[int, ...]) -> Tensor:
         # The last axis goes first, where it lies together in memory, and what is left is small.
         maps = features.to(accumulation_dtype(features))

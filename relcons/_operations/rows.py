@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relcons._operations.signatures import with_signature
+
 
 def unit_rows(rows: Tensor, eps: float) -> Tensor:
     """Rows of (..., M, N) over their L2 norms; 0 where that is at most ``eps`` times the largest of the matrix."""
@@ -22,17 +24,18 @@ class _UnitRows(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @with_signature
     def forward(rows: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         # Dividing by the largest entry changes nothing in the result and keeps the squares of the norms from
         # leaving float32's range.
-        largest = rows.abs().amax((-2, -1), keepdim=True)
+        largest = torch.linalg.vector_norm(rows, torch.inf, (-2, -1), keepdim=True)
         # Below this the inverse of the largest entry leaves the type's range in the backward pass.
         limits = torch.finfo(rows.dtype)
-        scale = torch.where(largest < limits.tiny / limits.eps, 0.0, largest.reciprocal())
+        scale = largest.reciprocal().masked_fill_(largest < limits.tiny / limits.eps, 0.0)
         scaled = rows * scale
         norms = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
         dead = norms <= eps * norms.amax(-2, keepdim=True)
-        inverse = torch.where(dead, 0.0, norms.reciprocal())
+        inverse = norms.reciprocal().masked_fill_(dead, 0.0)
         # Times 0, not replaced by it: NaN is seen.
         return scaled * inverse, inverse * scale
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -61,6 +61,8 @@ class Arguments:
     reconstruct and self-taught."""
     source_cases: int | None = None
     """Source slices, one of each of so many scans, the sets balanced; drawn by a seed. All without it."""
+    source_policy: Literal["random", "max_area"] | None = None
+    """Which slice of a scan --source-cases takes: a random one (default), or that with the largest lesion."""
     target_cases: int | None = None
     """Labelled slices of the target that are trained on, drawn by a seed. All without it."""
     target_draw: int | None = None

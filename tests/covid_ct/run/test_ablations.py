@@ -34,6 +34,17 @@ def test_what_is_not_given_is_the_papers() -> None:
     assert asked == {"relation_reduction": "mean", "relation_levels": (-1, 2), "relation_power": 2.0}
 
 
+def test_which_slice_of_a_scan_is_said_where_slices_are_drawn() -> None:
+    asked = asked_choices(NOTHING | {"source_policy": "max_area", "source_cases": 4}, of("ours"))
+    assert caption(of("ours", **asked)).count("source slices 4, slice of each scan max_area") == 1
+    assert "scan" not in caption(of("ours", source_cases=4))
+    assert departures(of("ours", **asked)) == ""
+    with pytest.raises(InputError, match="--source-policy changes nothing where all slices are taken"):
+        asked_choices(NOTHING | {"source_policy": "max_area"}, of("ours"))
+    with pytest.raises(InputError, match="--source-policy changes nothing in method baseline"):
+        asked_choices(NOTHING | {"source_policy": "max_area", "source_cases": None}, of("baseline"))
+
+
 def test_a_width_is_a_factor_or_that_of_two_encoders() -> None:
     assert asked_choices(NOTHING | {"width": "1.5"}, of("unet")) == {"width": 1.5}
     assert asked_choices(NOTHING | {"width": "dual"}, of("unet")) == {"width": dual_width(of("unet"))}

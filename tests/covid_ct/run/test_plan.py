@@ -165,6 +165,14 @@ def test_other_numbers_of_cases_and_all_of_them():
     assert names("V", SLICES, source_cases=0, methods=("ours",)) == ["covid_semiseg-ours-published-seed0"]
 
 
+def test_other_slices_of_the_scans_make_runs_of_their_own():
+    found = plan("V", SLICES, Settings("demo", source_policy="max_area")).trainings
+    largest, target_alone = (next(one for one in found if method in one.run) for method in ("-ours-source", "-unet-"))
+    assert largest.run == "covid_semiseg-ours-source100-source-max_area-published-seed0"
+    assert after(largest.arguments, "--source-policy") == ("max_area",)
+    assert "--source-policy" not in target_alone.arguments
+
+
 def test_rows_whose_source_is_not_given_are_named():
     found = plan("VI", SLICES, Settings("demo"))
     assert len(found.trainings) == 3

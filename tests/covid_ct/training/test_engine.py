@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from covidct.ct.picture import load_slice
 from covidct.errors import InputError
 from covidct.progress import TrainingProgress, work_shown
 from covidct.results import finish
@@ -650,6 +651,9 @@ def test_run_data_follows_the_method(config: Config) -> None:
     assert (len(few.train), len(few.source)) == (2, 1)
     assert set(few.train) < set(with_source.train)
     assert few.test == with_source.test
+    largest = read_run_data(replace(config, source_cases=1, source_policy="max_area"))
+    areas = {item: int(load_slice(item)[1].sum()) for item in with_source.source}
+    assert largest.source == (max(areas, key=areas.__getitem__),)
     with pytest.raises(InputError, match="--source-cases 2 needs slices with lesion from 2 scans, found 1"):
         read_run_data(replace(config, source_cases=2))
 

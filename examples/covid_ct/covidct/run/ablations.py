@@ -53,9 +53,10 @@ CHOICES = (
     Choice("target_draw", "draw", lambda chosen: chosen.learns == "lesions"),
     Choice("target_cases", "target slices", lambda chosen: chosen.learns != "source lesions"),
     Choice("source_cases", "source slices", lambda chosen: chosen.needs_source),
+    Choice("source_policy", "slice of each scan", lambda chosen: chosen.needs_source),
 )
 # Which images, not which method: rows of the paper have either.
-OF_DATA = {"target_cases", "target_draw", "source_cases"}
+OF_DATA = {"target_cases", "target_draw", "source_cases", "source_policy"}
 # Said only where they are chosen.
 UNSAID = OF_DATA | {"ema", "general_rate", "hidden_steps"}
 # How long, as the number of steps, what goes with the optimiser, and from which weights, which published systems have.
@@ -83,6 +84,10 @@ def asked_choices(given: Mapping[str, Any], config: Config) -> dict[str, Any]:
         raise InputError("--target-draw says which draw of --target-cases; give that too, or leave it out")
     if (power := asked.get("relation_power", 1)) not in (1, 2):
         raise InputError(f"--ramp-power must be 1 (as printed) or 2 (Laine & Aila 2017), got {power:g}")
+    if "source_policy" in asked and asked.get("source_cases", config.source_cases) is None:
+        raise InputError(
+            "--source-policy changes nothing where all slices are taken; leave it out, or add --source-cases"
+        )
     return asked
 
 

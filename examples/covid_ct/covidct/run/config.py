@@ -29,6 +29,7 @@ YOUNGER = {
     *("optimizer", "schedule", "augmentation", "unit_input", "scales", "clip_value", "variant", "imagenet"),
     *("unlabelled", "source_cases", "target_cases", "pseudo_group", "pseudo_epochs", "pseudo_groups"),
     *("hidden_block", "hidden_share", "anchor", "hidden_steps", "ema", "target_draw", "general_rate"),
+    "source_policy",
     *("images", "masks", "labels", "patients"),
 }
 # Older runs have one peak for both terms.
@@ -98,7 +99,8 @@ class Config:
     `ema` is the decay of the average of weights that is kept in the end; 0: the last weights are. `target_draw` is
     which of many draws of `target_cases`.
     `variant` is which of two Inf-Nets. `pseudo_*` are Semi-Inf-Net's groups of unlabelled slices, `hidden_*` the
-    squares that are hidden in `reconstruct` and `self-taught`, and for how many steps in the latter.
+    squares that are hidden in `reconstruct` and `self-taught`, and for how many steps in the latter. `source_policy` is
+    which slice of a scan `source_cases` takes.
 
     Raises InputError that names every field which is not of its type or out of its range.
     """
@@ -153,6 +155,7 @@ class Config:
     imagenet: str = ""
     unlabelled: str = ""
     source_cases: Count | None = None
+    source_policy: Literal["random", "max_area"] = "random"
     target_cases: Count | None = None
     pseudo_group: Count = 5
     pseudo_epochs: Count = 9

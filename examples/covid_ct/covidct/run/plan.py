@@ -56,6 +56,7 @@ class Settings:
     steps: int | None = None
     methods: tuple[str, ...] = ()
     source_cases: int | None = None
+    source_policy: str | None = None
     target_cases: int | None = None
     pseudo_groups: int | None = None
     pseudo_epochs: int | None = None
@@ -138,6 +139,7 @@ class _Maker:
             *_option("--steps", self.settings.steps),
             *(self._source(one) if chosen.needs_source else ()),
             *_option("--source-cases", self._source_cases(one.method)),
+            *_option("--source-policy", self._source_policy(one.method)),
             *_option("--target-cases", self._target_cases(one.method)),
             *(self._pseudo_labels() if chosen.pseudo_labels else ()),
             *(("--unlabelled", self.images.unlabelled) if self.images.unlabelled and chosen.needs_unlabelled else ()),
@@ -162,6 +164,9 @@ class _Maker:
         count = SOURCE_CASES.get(self.table) if asked is None else asked
         return (count or None) if system(method).needs_source else None
 
+    def _source_policy(self, method: str) -> str | None:
+        return None if self._source_cases(method) is None else self.settings.source_policy
+
     def _target_cases(self, method: str) -> int | None:
         asked = self.settings.target_cases
         count = TARGET_CASES.get(self.table) if asked is None else asked
@@ -175,6 +180,8 @@ class _Maker:
         for word, count in (("source", self._source_cases(one.method)), ("target", self._target_cases(one.method))):
             if count is not None:
                 parts.append(f"{word}{count}")
+        if self._source_policy(one.method) is not None:
+            parts.append(f"source-{self.settings.source_policy}")
         if fold is not None:
             parts.append(f"fold{fold}")
         elif one.method != PRETRAIN:
@@ -226,5 +233,5 @@ def _systems(method: str, rows: Sequence[PaperRow], images: Images) -> tuple[lis
     return [_System(method, tuple(given[name] for name in given if name in choice)) for choice in choices], notes
 
 
-def _option(name: str, value: int | None) -> tuple[str, ...]:
+def _option(name: str, value: int | str | None) -> tuple[str, ...]:
     return () if value is None else (name, str(value))

@@ -42,6 +42,7 @@ NAMED = (
         "variant",
         "imagenet",
         "source_cases",
+        "source_policy",
         "target_cases",
         "target_draw",
     ),

@@ -124,7 +124,9 @@ def _source_slices(config: Config) -> tuple[Slice, ...]:
     if not folders and config.dataset == PHANTOM:
         folders = [phantom_slices()[1]]
     slices = _slices_of(folders)
-    return slices if config.source_cases is None else draw_source(slices, config.source_cases, config.split_seed)
+    if config.source_cases is None:
+        return slices
+    return draw_source(slices, config.source_cases, config.split_seed, policy=config.source_policy)
 
 
 def _slices_of(folders: Sequence[Path]) -> tuple[Slice, ...]:

@@ -62,6 +62,8 @@ class Arguments:
     """Training steps instead of the preset's."""
     source_cases: int | None = None
     """Source slices that are drawn, one a scan, instead of the paper's 100 (V) and 60 (VI); 0: all."""
+    source_policy: Literal["random", "max_area"] | None = None
+    """As train.py: which slice of a source scan is drawn."""
     target_cases: int | None = None
     """Target slices that are drawn, instead of the paper's 10 (VI); 0: all."""
     pseudo_groups: int | None = None
@@ -118,6 +120,7 @@ def make_plan(arguments: Arguments, stages: Stages) -> tuple[Plan, tuple[str, ..
         steps=arguments.steps,
         methods=arguments.methods,
         source_cases=arguments.source_cases,
+        source_policy=arguments.source_policy,
         target_cases=arguments.target_cases,
         pseudo_groups=arguments.pseudo_groups,
         pseudo_epochs=arguments.pseudo_epochs,

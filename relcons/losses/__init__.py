@@ -1,16 +1,13 @@
 """Relation losses as modules, with a weight that ramps up."""
 
-from collections.abc import Callable, Sequence
-from numbers import Integral
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from relcons.anchoring import Batches, RelationAnchor, TargetBatches, check_anchor
-from relcons.checks import check_choice, check_finite, check_same_channels, check_same_relations
+from relcons.checks import check_finite, check_same_channels, check_same_relations
 from relcons.functional import (
-    REDUCTIONS,
     Reduction,
     general_consistency,
     relation_consistency,
@@ -18,8 +15,9 @@ from relcons.functional import (
     relation_distance,
     target_consistency,
 )
-from relcons.relations import GramRelation
-from relcons.schedules import ConstantWeight, Schedule
+from relcons.losses.outputs import RelationOutput, maps_per_encoder
+from relcons.losses.weighted import WeightedLoss
+from relcons.schedules import Schedule
 
 __all__ = [
     "GeneralConsistencyLoss",
@@ -28,27 +26,6 @@ __all__ = [
     "RelationTerms",
     "TargetConsistencyLoss",
 ]
-
-# Of a weight, which lives in a float32 buffer.
-LARGEST = torch.finfo(torch.float32).max
-
-Maps = Sequence[Tensor] | Sequence[Sequence[Tensor]]
-
-
-class RelationOutput(Protocol):
-    """What [`RelationLoss`][relcons.RelationLoss] reads: maps per level, or those per general encoder."""
-
-    @property
-    def target(self) -> Sequence[Tensor]:
-        """F_T(X^c), one map per level."""
-
-    @property
-    def general(self) -> Maps:
-        """F_G(X^c), one map per level, or one such tuple per general encoder."""
-
-    @property
-    def source(self) -> Sequence[Tensor] | Sequence[Sequence[Tensor] | None] | None:
-        """F_G(X^n) in the same order; None where no source was given."""
 
 
 class RelationTerms(NamedTuple):
@@ -60,75 +37,7 @@ class RelationTerms(NamedTuple):
     weight: Tensor
 
 
-class _WeightedLoss(nn.Module):
-    """A loss with a weight that follows a schedule."""
-
-    current_weight: Tensor
-
-    def __init__(
-        self, weight: float | Schedule = 0.1, relation: nn.Module | None = None, reduction: Reduction = "sum"
-    ) -> None:
-        super().__init__()
-        check_choice("reduction", reduction, REDUCTIONS)
-        if relation is not None and not isinstance(relation, nn.Module):
-            raise TypeError(f"relation must be a module from features to (C, C), got {type(relation).__name__}")
-        if isinstance(weight, type):
-            raise TypeError(f"weight must be a number or a schedule, got the class {weight.__name__}; make one of it")
-        if not callable(weight):
-            check_finite(weight=weight)
-        self.schedule: Schedule = weight if callable(weight) else ConstantWeight(weight)
-        self.relation = GramRelation() if relation is None else relation
-        self.reduction: Reduction = reduction
-        self._step = 0
-        # A tensor, since torch.compile would compile anew for every value of a Python number.
-        self.register_buffer("current_weight", torch.tensor(self._scheduled(0)), persistent=False)
-
-    def reset_parameters(self) -> None:
-        """Back to the schedule's start, as torch's layers go back to fresh weights."""
-        self.step(0)
-
-    def step(self, to: int | None = None) -> None:
-        """Advance the schedule by one step, or set it to step ``to``; call it after the optimiser's step.
-
-        Raises:
-            TypeError: ``to`` is not a whole number.
-            ValueError: ``to`` is negative, or the schedule gives no finite weight there.
-        """
-        if to is not None and (isinstance(to, bool) or not isinstance(to, Integral)):
-            raise TypeError(f"to must be a whole number of optimiser steps, got {to!r}")
-        step = self._step + 1 if to is None else int(to)
-        self.current_weight.fill_(self._scheduled(step))
-        self._step = step
-
-    def get_extra_state(self) -> Tensor:
-        """Current step, kept in ``state_dict``."""
-        return torch.tensor(self._step)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Go to the step that ``state_dict`` carries."""
-        self.step(int(state))
-
-    def extra_repr(self) -> str:
-        """Arguments, for ``repr``."""
-        return f"schedule={self.schedule}, reduction={self.reduction!r}"
-
-    def _scheduled(self, step: int) -> float:
-        weight = float(self.schedule(step))
-        if not abs(weight) <= LARGEST:
-            raise ValueError(
-                f"weight must be finite in float32, the schedule {self.schedule} gives {weight} at step {step}"
-            )
-        return weight
-
-    def _weight(self) -> Tensor:
-        """The present weight as a tensor that later calls of ``step`` leave alone."""
-        return self.current_weight.clone()
-
-    def _weighted(self, consistency: Callable[..., Tensor], a: Tensor, b: Tensor) -> Tensor:
-        return self._weight() * consistency(a, b, relation=self.relation, reduction=self.reduction)
-
-
-class RelationConsistencyLoss(_WeightedLoss):
+class RelationConsistencyLoss(WeightedLoss):
     r"""$\lambda$ times [`relation_consistency`][relcons.functional.relation_consistency] of any two feature maps.
 
     For a student and its teacher, two views of the same images, or two layers. Gradients reach both;
@@ -175,7 +84,7 @@ class GeneralConsistencyLoss(RelationConsistencyLoss):
         return self._weighted(general_consistency, source, general)
 
 
-class TargetConsistencyLoss(_WeightedLoss):
+class TargetConsistencyLoss(WeightedLoss):
     r"""$\lambda_T$ times [`target_consistency`][relcons.functional.target_consistency], minus sign included.
 
     Weight ($\lambda_T$), relation and reduction are those of [`RelationLoss`][relcons.RelationLoss].
@@ -193,7 +102,7 @@ class TargetConsistencyLoss(_WeightedLoss):
         return self._weighted(target_consistency, general, target)
 
 
-class RelationLoss(_WeightedLoss):
+class RelationLoss(WeightedLoss):
     r"""Both relation losses of a model's output, ready to add to the segmentation loss.
 
     $$\lambda(t) \, (g \, L_G + h \, L_T)$$
@@ -275,7 +184,7 @@ class RelationLoss(_WeightedLoss):
         (where it had unlabelled ones, both in a sequence), and the source batch, or one for each general encoder.
         """
         starts = None if self.anchor is None else self.anchor.starts(images, source)
-        encoders = self._maps_per_encoder(output)
+        encoders = maps_per_encoder(output, general=self.general is not None, target=self.target is not None)
         targets = [self.relation(maps) for maps in output.target] if self.target is not None else []
         consistencies, differences = [], []
         for number, (maps_general, maps_source) in enumerate(encoders):
@@ -309,38 +218,3 @@ class RelationLoss(_WeightedLoss):
     def extra_repr(self) -> str:
         """Arguments, for ``repr``."""
         return f"{super().extra_repr()}, general={self.general}, target={self.target}"
-
-    def _maps_per_encoder(self, output: RelationOutput) -> list[tuple[Sequence[Tensor], Sequence[Tensor] | None]]:
-        """General and source maps of each general encoder, checked against the target's levels."""
-        for name in ("target", "general", "source"):
-            if not hasattr(output, name):
-                raise TypeError(
-                    f"output must be what a model returns with source= or features=True, got {type(output).__name__} "
-                    f"without {name}"
-                )
-            if isinstance(getattr(output, name), Tensor):
-                raise TypeError(f"output.{name} must be a tuple of maps, one per level, got a tensor")
-            read = {"general": True, "target": self.target is not None, "source": False}[name]
-            if read and not len(getattr(output, name)):
-                raise ValueError(f"output.{name} holds no map; build the model with levels=(-1,) or others")
-        generals = _per_encoder(output.general)
-        sources = [None] * len(generals) if output.source is None else _per_encoder(output.source)
-        if len(sources) != len(generals):
-            raise ValueError(f"output.source is of {len(sources)} general encoders, output.general of {len(generals)}")
-        levels = len(generals[0])
-        targets = [] if self.target is None else [output.target]
-        for name, encoders in (("target", targets), ("general", generals), ("source", sources)):
-            for maps in encoders:
-                if maps is not None and len(maps) != levels:
-                    raise ValueError(f"output.{name} has {len(maps)} levels, output.general {levels}")
-        if self.general is not None and all(maps is None for maps in sources):
-            raise ValueError(
-                "the general term needs source features and the output has none; call the model with source=, "
-                "or use RelationLoss(general=False)"
-            )
-        return list(zip(generals, sources if self.general is not None else [None] * len(generals), strict=True))
-
-
-def _per_encoder(maps: Any) -> Any:
-    """One entry per general encoder, whether the output is of one or of several."""
-    return [maps] if isinstance(maps[0], Tensor) else maps

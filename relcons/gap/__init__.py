@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from relcons.checks import check_count
-from relcons.functional import effective_rank
+from relcons.gap.summaries import Summary, Sums, between, gap_of, interval_of, scale_of, within
 from relcons.relations import GramRelation, SampleRelation
 
 __all__ = ["RelationGap", "RelationGaps", "relation_gap", "relation_gaps"]
@@ -18,10 +18,6 @@ __all__ = ["RelationGap", "RelationGaps", "relation_gap", "relation_gaps"]
 Images = Tensor | Sequence[Any] | Mapping[str, Any]
 Progress = Callable[[int], None]
 
-# Of the bootstrap interval.
-LOW, HIGH = 0.025, 0.975
-# Of the relations of the bootstrap, at most so many numbers each.
-SKETCH = 4096
 # Relations of a set whose effective rank is taken: a decomposition costs more than the encoder's pass.
 RANKED = 32
 
@@ -116,14 +112,14 @@ def relation_gap(
         of_a = sets.summary("a", a, noise=noise)
         of_b = sets.summary("b", b)
     _check_same_size({"a": of_a, "b": of_b})
-    scale = _scale(of_a, of_b)
+    scale = scale_of(of_a, of_b)
     return RelationGap(
-        between=_between(of_a, of_b),
-        within_a=_within(of_a, scale),
-        within_b=_within(of_b, scale),
-        gap=_gap(of_a, of_b),
-        interval=_interval(of_a, of_b),
-        noise=None if of_a.noise is None else _between(of_a, of_a.noise),
+        between=between(of_a, of_b),
+        within_a=within(of_a, scale),
+        within_b=within(of_b, scale),
+        gap=gap_of(of_a, of_b),
+        interval=interval_of(of_a, of_b),
+        noise=None if of_a.noise is None else between(of_a, of_a.noise),
         rank_a=of_a.rank,
         rank_b=of_b.rank,
         moved=None if start is None else _moved(encoder, start),
@@ -162,38 +158,10 @@ def relation_gaps(
     each = list(found.values())
     return RelationGaps(
         names=tuple(found),
-        gap=tuple(tuple(0.0 if a is b else _gap(a, b) for b in each) for a in each),
-        interval=tuple(tuple(None if a is b else _interval(a, b) for b in each) for a in each),
-        within=tuple(_within(summary, _scale(summary, summary)) for summary in each),
+        gap=tuple(tuple(0.0 if a is b else gap_of(a, b) for b in each) for a in each),
+        interval=tuple(tuple(None if a is b else interval_of(a, b) for b in each) for a in each),
+        within=tuple(within(summary, scale_of(summary, summary)) for summary in each),
     )
-
-
-@dataclass
-class _Summary:
-    """Sums over the relations R_i of a set, with the bootstrap's weights: row 0 has weight 1 for every image."""
-
-    weights: Tensor  # (1 + bootstrap,): sums of the weights
-    total: Tensor  # (rows * rows,): sum of R_i
-    sketch: Tensor  # (1 + bootstrap, rows * rows or SKETCH): sums of the sketched R_i
-    squares: Tensor  # (1 + bootstrap,): sums of ||R_i||^2
-    count: int
-    rank: float
-    noise: "_Summary | None" = None
-
-    def mean(self) -> Tensor:
-        return self.total / self.count
-
-    def sketched(self) -> Tensor:
-        return self.sketch / self.weights[:, None]
-
-    def square(self) -> Tensor:
-        """Mean of ||R_i||^2."""
-        return self.squares / self.weights
-
-    def spread(self) -> Tensor:
-        """Mean of ||R_i - R_j||^2 over pairs of different images."""
-        inside = self.square() - _exact_at_0(self.sketched().square().sum(1), self.mean().square().sum())
-        return (2 * self.count / (self.count - 1) * inside).clamp_min(0)
 
 
 @dataclass
@@ -220,10 +188,10 @@ class _Sets:
         self.done = 0
 
     @torch.no_grad()
-    def summary(self, name: str, images: Iterable[Images], *, noise: bool = False, ranked: int = RANKED) -> _Summary:
+    def summary(self, name: str, images: Iterable[Images], *, noise: bool = False, ranked: int = RANKED) -> Summary:
         if isinstance(images, Tensor):
             raise TypeError(f"{name} must be batches of images, got a tensor; give [{name}] or {name}.split(8)")
-        own, beside = _Sums(self.bootstrap, self.random, self.seed, ranked), _Sums(0, self.random, self.seed, 0)
+        own, beside = Sums(self.bootstrap, self.random, self.seed, ranked), Sums(0, self.random, self.seed, 0)
         for batch in islice(images, self.batches):
             tensor = _images(name, batch).to(self.device)
             own.add(self._relations(tensor))
@@ -244,61 +212,6 @@ class _Sets:
         return related if related.ndim == 3 else related[None]
 
 
-class _Sums:
-    def __init__(self, bootstrap: int, random: torch.Generator, seed: int, ranked: int) -> None:
-        self.bootstrap, self.random, self.seed, self.to_rank = bootstrap, random, seed, ranked
-        self.weights = torch.zeros(1 + bootstrap, dtype=torch.float64)
-        self.total: Tensor | None = None
-        self.sketch: Tensor | float = 0.0
-        self.squares = torch.zeros(1 + bootstrap, dtype=torch.float64)
-        self.count, self.ranked, self.ranks = 0, 0, 0.0
-
-    def add(self, relations: Tensor) -> None:
-        rows = relations.detach().double().cpu()
-        flat = rows.flatten(1)
-        drawn = torch.poisson(torch.ones(self.bootstrap, len(flat), dtype=torch.float64), generator=self.random)
-        weights = torch.cat([torch.ones(1, len(flat), dtype=torch.float64), drawn])
-        added = flat.sum(0)
-        if self.total is not None and added.shape != self.total.shape:
-            raise ValueError(
-                f"the relations of a set have {len(rows[0])} rows and others {round(len(self.total) ** 0.5)}; "
-                "give an encoder and a relation whose matrices are of one size"
-            )
-        self.sketch = self.sketch + weights @ _sketched(flat, self.seed)
-        self.total = added if self.total is None else self.total + added
-        self.weights += weights.sum(1)
-        self.squares += weights @ flat.square().sum(1)
-        self.count += len(flat)
-        ranked = rows[: self.to_rank - self.ranked]
-        self.ranks += float(effective_rank(ranked).sum()) if len(ranked) else 0.0
-        self.ranked += len(ranked)
-
-    def summary(self, name: str) -> _Summary:
-        if self.total is None or self.count < 2:
-            raise ValueError(
-                f"{name} has {self.count} relations, one an image (one a batch, where relation gives one matrix a "
-                "batch); give two or more"
-            )
-        sketch = torch.as_tensor(self.sketch)
-        return _Summary(self.weights, self.total, sketch, self.squares, self.count, self.ranks / max(1, self.ranked))
-
-
-def _sketched(flat: Tensor, seed: int) -> Tensor:
-    """Count sketch (Charikar, Chen & Farach-Colton 2002): every entry goes, with a random sign, to one of few sums."""
-    entries = flat.shape[1]
-    if entries <= SKETCH:
-        return flat
-    random = torch.Generator().manual_seed(seed)
-    places = torch.randint(SKETCH, (entries,), generator=random)
-    signs = torch.randint(2, (entries,), generator=random) * 2 - 1
-    return flat.new_zeros(len(flat), SKETCH).index_add_(1, places, flat * signs)
-
-
-def _exact_at_0(sketched: Tensor, exact: Tensor) -> Tensor:
-    """Squared norms of sketches, moved so that the first, of all images once, is the exact one."""
-    return sketched - sketched[0] + exact
-
-
 def _images(name: str, batch: Images) -> Tensor:
     if isinstance(batch, Mapping):
         batch = batch.get("image", batch)
@@ -312,48 +225,10 @@ def _images(name: str, batch: Images) -> Tensor:
     return batch
 
 
-def _check_same_size(found: Mapping[str, _Summary]) -> None:
+def _check_same_size(found: Mapping[str, Summary]) -> None:
     sizes = {name: round(len(summary.total) ** 0.5) for name, summary in found.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"relations must be of one size, got rows {sizes}; give batches of one size, or GramRelation")
-
-
-def _scale(a: _Summary, b: _Summary) -> Tensor:
-    """Mean of ||R||^2 over both sets, never 0."""
-    return ((a.square() + b.square()) / 2).clamp_min(torch.finfo(torch.float64).tiny)
-
-
-def _within(of: _Summary, scale: Tensor) -> float:
-    return float((of.spread()[0] / scale[0]).sqrt())
-
-
-def _between(a: _Summary, b: _Summary) -> float:
-    squared = a.square()[0] + b.square()[0] - 2 * (a.mean() * b.mean()).sum()
-    return float((squared.clamp_min(0) / _scale(a, b)[0]).sqrt())
-
-
-def _excess(a: _Summary, b: _Summary) -> Tensor:
-    """Squared distance of the mean relations without what the images' spread adds to it, over the norm; signed."""
-    apart = _exact_at_0((a.sketched() - b.sketched()).square().sum(1), (a.mean() - b.mean()).square().sum())
-    return (apart - (a.spread() / a.count + b.spread() / b.count) / 2) / _scale(a, b)
-
-
-def _gap(a: _Summary, b: _Summary) -> float:
-    return float(_excess(a, b)[0].clamp_min(0).sqrt())
-
-
-def _interval(a: _Summary, b: _Summary) -> tuple[float, float] | None:
-    found = _excess(a, b)
-    if len(found) < 3:
-        return None
-    # Of a few images a sample can be empty.
-    drawn = found[1:][found[1:].isfinite()]
-    if len(drawn) < 2:
-        return float("nan"), float("nan")
-    # A sample with replacement has images twice, which moves all of its estimates alike: that is taken off.
-    drawn = drawn - drawn.mean() + found[0]
-    low, high = torch.quantile(drawn, torch.tensor([LOW, HIGH], dtype=torch.float64)).clamp_min(0).sqrt().tolist()
-    return low, high
 
 
 def _moved(encoder: nn.Module, start: Mapping[str, Tensor]) -> float:
