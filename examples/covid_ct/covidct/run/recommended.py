@@ -6,9 +6,8 @@ def recommended(labelled: int, *, unlabelled: bool, source: bool, slices: bool) 
 
     labelled: images with masks. unlabelled, source: whether there are such images. slices: pictures, not volumes.
 
-    Unlabelled pictures teach a plain network more than a second encoder borrowed in the study of
-    `studies/borrowing.toml` (docs: When it helps). Of the others the relation losses need no labels: where there are
-    images for them, the paper's method takes them.
+    What was tried so far (docs: When it helps) favours what unlabelled pictures teach one network. Of other images the
+    relation losses need no labels: where there are such, the paper's method takes them.
     """
     few = f"{labelled} labelled {'picture' if slices else 'volume'}{'' if labelled == 1 else 's'}"
     if unlabelled and slices:
