@@ -95,7 +95,7 @@ def relation_consistency(
 
     Examples:
         >>> student, teacher = torch.rand(4, 8, 7, 6), torch.rand(4, 32, 14, 12)
-        >>> relation_consistency(student, teacher.detach(), relation=sample_relation).shape
+        >>> relation_consistency(student, teacher.detach(), relation=functional.sample_relation).shape
         torch.Size([])
     """
     check_features(a, "a")

@@ -67,8 +67,7 @@ def draw_curves(run: Path) -> Path:
     """Draw `run`/curves.png from `run`/metrics.jsonl; panels without values are left out. Returns its path."""
     log = _read_log(run / "metrics.jsonl")
     panels = [panel for panel in PANELS if any(_series(log, key) is not None for key in panel.curves.values())]
-    columns = next((columns for columns in (2, 3) if len(panels) <= 2 * columns), 4)
-    columns = min(columns, len(panels))
+    columns = min(2 if len(panels) <= 4 else 3, len(panels))
     rows = -(-len(panels) // columns)
     figure = new_figure(4 * columns, 2.7 * rows)
     for number, panel in enumerate(panels, start=1):
