@@ -75,7 +75,7 @@ def test_64_rows_are_not_sketched(monkeypatch):
         return relation_gap(nn.Identity(), halves(8, 0, rows), halves(8, 1, rows), bootstrap=20, noise=False).interval
 
     exact, sketched = interval(64), interval(65)
-    monkeypatch.setattr("relcons.gap.SKETCH", 65 * 65)
+    monkeypatch.setattr("relcons.gap.summaries.SKETCH", 65 * 65)
     assert interval(64) == exact
     assert interval(65) != sketched
 
