@@ -36,7 +36,7 @@ BROKEN = 70  # exit code of a fork that failed itself, not its tests
 OTHERS = ("docs", "benchmarks", "loops", "floors", "import", "distributed", "several_processes")
 # What is mutated in a room, the tests that are run on it, and those of them whose work other processes do.
 SOURCES = {
-    "core": ("relcons/*.py", "relcons/parts/*.py"),
+    "core": ("relcons/*.py", *(f"relcons/{room}/*.py" for room in ("functional", "gap", "losses", "parts"))),
     "models": ("relcons/models/*.py", "relcons/networks/*.py"),
 }
 TESTS = {
