@@ -9,6 +9,7 @@ from torch import Tensor
 
 __all__ = [
     "check_choice",
+    "check_count",
     "check_eps",
     "check_features",
     "check_finite",

@@ -75,6 +75,15 @@ def test_relations_of_samples_and_positions(relation: str, peer: str) -> None:
 
 
 @pytest.mark.slow
+def test_relations_in_processes_of_their_own() -> None:
+    done = run(ROOT / "examples/benchmarks/relations.py", "--relation", "samples", "--apart", "--shapes", "2x6x8x8")
+    assert done.returncode == 0, done.stderr
+    found = rows(done.stdout)
+    assert [(row["features"], row["pages"]) for row in found] == [("2x6x8x8", "default"), ("2x6x8x8", "kept")]
+    assert all(float(row["relcons, ms"]) > 0 and float(row["SPKD, ms"]) > 0 for row in found)
+
+
+@pytest.mark.slow
 def test_training_step_compares_with_floor_and_port() -> None:
     done = run(ROOT / "examples/benchmarks/training_step.py", *TINY["training_step"])
     assert done.returncode == 0, done.stderr

@@ -267,6 +267,14 @@ def test_sums_of_millions_are_exact(relate):
     close(relate(features), relate(features.double()), 2e-6)
 
 
+@pytest.mark.parametrize("columns", [131071, 131072, 131075])
+def test_long_rows_are_added_up_by_parts_to_the_last_column(columns):
+    features = torch.zeros(2, 1, columns)
+    features[0, 0, 0] = features[:, 0, -1] = 1.0
+    shares = [2 / math.sqrt(5), 1 / math.sqrt(5)], [1 / math.sqrt(2), 1 / math.sqrt(2)]
+    torch.testing.assert_close(sample_relation(features), torch.tensor(shares))
+
+
 class TestCentredChannels:
     def test_reference(self):
         # The mean over the batch is [[1, 3], [0, 4]], less its row means [[-1, 1], [-2, 2]].

@@ -202,7 +202,7 @@ def main() -> None:
     ways = ["default", "kept"] if arguments.apart else ["shared"]
     rows = [measure(case, shape, pages, arguments) for shape in arguments.shapes or case.targets for pages in ways]
     name = "relations" if arguments.relation == "channels" else f"relations-{arguments.relation}"
-    publish(name, table(columns, rows), ["torchdistill"], arguments)
+    publish(f"{name}-apart" if arguments.apart else name, table(columns, rows), ["torchdistill"], arguments)
 
 
 def _shape(text: str) -> Shape:

@@ -35,7 +35,7 @@ KEY = ("file", "line", "change", "nth")  # by which the log knows a mutant; nth:
 OTHERS = ("docs", "pages", "benchmarks", "loops", "floors", "import", "extras", "distributed", "several_processes")
 # What is mutated in a room, the tests that are run on it, and those of them whose work other processes do.
 SOURCES = {
-    "core": ("relcons/*.py", "relcons/parts/*.py"),
+    "core": ("relcons/*.py", *(f"relcons/{room}/*.py" for room in ("functional", "gap", "losses", "parts"))),
     "models": ("relcons/models/*.py", "relcons/networks/*.py"),
 }
 TESTS = {
