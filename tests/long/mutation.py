@@ -124,9 +124,11 @@ def tests_of(mutant: Mutant, file: str, known: Recorder, seconds: float) -> tupl
 
     The last value: whether they run the line itself.
     """
+    # What is in no function runs in the first test alone that imports the file.
+    first, last = mutant.function or (0, 0)
     nearer: list[Callable[[int], bool]] = [
-        lambda line: mutant.lines[0] <= line <= mutant.lines[1] or line == mutant.statement,
-        lambda line: mutant.function[0] <= line <= mutant.function[1],
+        lambda line: bool(last) and (mutant.lines[0] <= line <= mutant.lines[1] or line == mutant.statement),
+        lambda line: first <= line <= last,
         lambda line: True,
     ]
     near_to = [
