@@ -1,6 +1,7 @@
 """The anchored general term: its formula as loops, what it cannot be fooled by, and the anchor's own state."""
 
 import copy
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,7 @@ from relcons import (
     RelationLoss,
     SampleRelation,
 )
-from relcons.functional import anchored_consistency, general_consistency
+from relcons.functional import anchored_consistency, general_consistency, relation_matrix
 from tests.reference import relation
 
 
@@ -125,6 +126,10 @@ def test_maps_of_other_images_are_refused():
     one, two, *rest = maps(0, 1, 2, 3)
     with pytest.raises(ValueError, match=r"source has shape \(2, .* source_start \(3, .* of the same images and level"):
         anchored_consistency(one[:2], two, *rest, torch.zeros(4, 4))
+    with pytest.raises(ValueError, match=r"general has shape \(2, .* general_start \(3, .* of the same images and le"):
+        anchored_consistency(one, two[:2], *rest, torch.zeros(4, 4))
+    with pytest.raises(ValueError, match="source and general must have the same number of channels, got"):
+        anchored_consistency(one, two[:, :3], *rest, torch.zeros(4, 4))
 
 
 def test_the_loss_starts_from_the_copy_and_the_shift_is_a_running_mean():
@@ -193,6 +198,24 @@ def test_the_encoder_moves_and_its_copy_stays():
     weights = [name for name in before if not name.startswith("norm.running") and "tracked" not in name]
     assert all(torch.equal(loss.anchor.encoders[0].state_dict()[name], before[name]) for name in weights)
     assert any(not torch.equal(model.general_encoders[0].state_dict()[name], before[name]) for name in weights)
+
+
+def test_images_are_related_one_by_one_as_the_batch_is():
+    """Centred, and with another share of dead channels."""
+    model, target, source = model_of(), images(0), images(1, scale=3.0)
+    loss = RelationLoss(target=False, anchor=RelationAnchor(model), relation=GramRelation(center=True, eps=0.3)).eval()
+    encoder, copied = model.general_encoders[0].eval(), loss.anchor.encoders[0]
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(0.1 * torch.rand(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    expected = anchored_consistency(
+        *(each(batch)[-1] for each in (encoder, copied) for batch in (source, target)),
+        torch.zeros(()),
+        relation=partial(relation_matrix, center=True, eps=0.3),
+        each=partial(relation_matrix, batch="none", center=True, eps=0.3),
+    )
+    found = loss.terms(output_of(model, target, source), target, source).general
+    torch.testing.assert_close(found, expected)
 
 
 def test_state_is_kept_and_forgotten():
@@ -274,7 +297,7 @@ def test_compile():
         (
             lambda m: RelationLoss(target=False, anchor=RelationAnchor(m))(output_of(m, images(0), images(1))),
             ValueError,
-            r"anchor needs the images that the model was called with: relation\(output, x_target, x_source\)",
+            r"anchor needs the images that the model was called with: relation\(output, x_target, x_source\)$",
         ),
     ],
 )

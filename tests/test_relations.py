@@ -233,7 +233,7 @@ def test_two_processes_have_the_relation_of_the_joined_batch(tmp_path, shares):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(300)
         assert process.exitcode == 0
     batch = torch.randn(sum(shares), 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     batch.requires_grad_()

@@ -33,13 +33,13 @@ _OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change. lines: of the expression, of its statement, of the function around it."""
+    """One change. lines: of the expression, of its statement, of the function around it, if any."""
 
     number: int
     change: str
     lines: tuple[int, int]
     statement: int
-    function: tuple[int, int]
+    function: tuple[int, int] | None
 
 
 def mutants_of(source: str) -> list[Mutant]:
@@ -57,7 +57,7 @@ class _Mutator(ast.NodeTransformer):
 
     def __init__(self, source: str, chosen: int = -1) -> None:
         self.chosen = chosen
-        self.changes: list[tuple[str, tuple[int, int], int, tuple[int, int]]] = []
+        self.changes: list[tuple[str, tuple[int, int], int, tuple[int, int] | None]] = []
         self.statements: list[ast.stmt] = []
         self.functions: list[ast.stmt] = []
         self.tree = self.visit(ast.parse(source))
@@ -77,9 +77,9 @@ class _Mutator(ast.NodeTransformer):
     def offer(self, node: ast.expr | ast.stmt, change: str) -> bool:
         """Whether this is the change to make."""
         statement = self.statements[-1]
-        function = self.functions[-1] if self.functions else statement
+        function = (self.functions[-1].lineno, self.functions[-1].end_lineno or 0) if self.functions else None
         lines = node.lineno, node.end_lineno or node.lineno
-        self.changes.append((change, lines, statement.lineno, (function.lineno, function.end_lineno or 0)))
+        self.changes.append((change, lines, statement.lineno, function))
         return len(self.changes) - 1 == self.chosen
 
     def walk(self, node: ast.AST, but: Sequence[str] = ()) -> ast.AST:
