@@ -1,7 +1,8 @@
 """What does the decoder do with the general encoder's maps? Dice of trained runs with these taken away.
 
-Every run's test slices are segmented as they are, with all maps of the general encoder at zero, and with those of
-another test slice in their place. Dice is at probability 0.5 and at the size of the network's input, mean over slices.
+A row is the mean over the runs that a pattern names. Every run's test slices are segmented as they are, with all maps
+of the general encoder at zero, and with those of another test slice in their place. Dice is at probability 0.5 and at
+the size of the network's input, mean over slices.
 """
 
 import sys
@@ -59,15 +60,24 @@ def dice(model: nn.Module, batch: dict[str, Tensor], way: Callable[[Maps], Maps]
 
 def main() -> None:
     options = parser(__doc__ or "", repeats=1)
-    options.add_argument("runs", nargs="+", type=Path, help="run folders of train.py, of methods with two encoders")
+    options.add_argument("patterns", nargs="+", help="of run folders, such as 'runs/study-borrowing/ours-labels10-*'")
     arguments = options.parse_args()
     rows = []
-    for run in arguments.runs:
-        config, model = load_run(run)
-        batch = batch_of(config)
-        found = [dice(model, batch, way) for way in WAYS.values()]
-        rows.append([run.name, len(batch["image"]), *(f"{value:.3f}" for value in found)])
-    publish("borrowed", table(["run", "slices", *WAYS], rows), [], arguments)
+    for pattern in arguments.patterns:
+        runs = sorted(path.parent for path in Path().glob(f"{pattern}/model.safetensors"))
+        if not runs:
+            raise SystemExit(f"no finished run is called {pattern}; give patterns of run folders below this one")
+        found = [scores(run) for run in runs]
+        means = [fmean(each) for each in zip(*found, strict=True)]
+        rows.append([Path(pattern).name, len(runs), *(f"{value:.3f}" for value in means)])
+    publish("borrowed", table(["runs", "number", *WAYS], rows), [], arguments)
+
+
+def scores(run: Path) -> list[float]:
+    """Of one run, in the order of `WAYS`."""
+    config, model = load_run(run)
+    batch = batch_of(config)
+    return [dice(model, batch, way) for way in WAYS.values()]
 
 
 if __name__ == "__main__":

@@ -163,11 +163,15 @@ def _fold(seed: int, fold: int, value: float) -> list[Scored]:
 def test_the_table_has_a_line_for_every_comparison(study: Study) -> None:
     plain = scored("plain", 0, {"a": 0.5, "b": 0.6, "c": 0.4})
     started = scored("started", 0, {"a": 0.6, "b": 0.65, "c": 0.6})
-    lines = markdown(study, study_rows(study, [*plain, *started])).splitlines()
+    text = markdown(study, study_rows(study, [*plain, *started, *scored("plain", 0, {"a": 0.5}, labels="all")]))
+    first, second = text.split("**All labels of a fold**")
+    lines = [line for line in first.splitlines() if line.startswith("|")]
+    assert first.startswith("**10 labels**\n\n| system |")
     assert len(lines) == 4
     assert len({line.count("|") for line in lines}) == 1
-    assert lines[2].startswith("| plain network | 10 | 0.500 | 1 | 1,000 | 50 | - |")
-    assert "| plain network | +11.7 |" in lines[3]
+    assert lines[2].startswith("| plain network | 0.500 | 1 | 0.00 | 50 | - |")
+    assert "| plain network | +11.7 (" in lines[3]
+    assert second.count("plain network") == 1
 
 
 def test_the_picture_has_a_panel_for_each_number_of_labels(study: Study, tmp_path: Path) -> None:

@@ -87,29 +87,32 @@ def _corrected(rows: Sequence[StudyRow]) -> list[StudyRow]:
 
 
 def markdown(study: Study, rows: Sequence[StudyRow]) -> str:
-    """The rows as a table of Markdown; gains in points of Dice."""
-    head = ["system", "labels", "Dice", "runs", "parameters", "ms a step", "compared with", "points", "95 %", "p (t)"]
-    head += ["p (Wilcoxon)", "visible"]
-    lines = [head, ["---", *["---:"] * 5, "---", *["---:"] * 5]]
-    for row in rows:
-        first = [study.systems[row.system].title, row.labels, _dice(row), str(row.runs), f"{row.parameters:,}"]
-        first.append(f"{row.milliseconds:.0f}")
-        gains = [_cells(study, gain) for gain in row.gains] or [["-", *[""] * 5]]
-        lines += [[*(first if number == 0 else [""] * 6), *cells] for number, cells in enumerate(gains)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    """The rows as tables of Markdown, one for each number of labels; gains in points of Dice."""
+    head = ["system", "Dice", "runs", "million parameters", "ms a step", "against", "points (95 %)"]
+    head += ["p: t, Wilcoxon", "visible"]
+    parts = []
+    for labels in dict.fromkeys(row.labels for row in rows):
+        lines = [head, ["---", *["---:"] * 4, "---", *["---:"] * 3]]
+        lines += [line for row in rows if row.labels == labels for line in _lines(study, row)]
+        table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        parts.append(f"**{'All labels of a fold' if labels == 'all' else f'{labels} labels'}**\n\n{table}")
+    return "\n".join(parts)
 
 
-def _dice(row: StudyRow) -> str:
+def _lines(study: Study, row: StudyRow) -> list[list[str]]:
+    """A line for each comparison, what is the row's own on the first alone."""
     spread = f" ± {row.seeds.deviation:.3f}" if row.seeds.count > 1 else ""
-    return f"{row.slices.mean:.3f}{spread}"
+    own = [study.systems[row.system].title, f"{row.slices.mean:.3f}{spread}", str(row.runs)]
+    own += [f"{row.parameters / 1e6:.2f}", f"{row.milliseconds:.0f}"]
+    gains = [_cells(study, gain) for gain in row.gains] or [["-", "", "", ""]]
+    return [[*(own if number == 0 else [""] * len(own)), *cells] for number, cells in enumerate(gains)]
 
 
 def _cells(study: Study, gain: Gain) -> list[str]:
     found = gain.paired
-    interval = f"{_points(found.low)} to {_points(found.high)}"
-    visible = f"{100 * found.detectable:.1f}"
-    tests = [f"{gain.t_holm:.3f}", f"{gain.wilcoxon_holm:.3f}"]
-    return [study.systems[gain.other].title, _points(found.difference), interval, *tests, visible]
+    points = f"{_points(found.difference)} ({_points(found.low)} to {_points(found.high)})"
+    tests = f"{gain.t_holm:.3f}, {gain.wilcoxon_holm:.3f}"
+    return [study.systems[gain.other].title, points, tests, f"{100 * found.detectable:.1f}"]
 
 
 def _points(value: float) -> str:
