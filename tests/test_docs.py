@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import relcons
 
@@ -103,6 +104,17 @@ def test_paths_of_the_readme_exist() -> None:
     paths = re.findall(r"^\[[\w-]+\]: (\S+)$", README, re.M)
     assert len(paths) >= 5
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_pictures_read_on_a_light_and_on_a_dark_page() -> None:
+    """Transparent, or a pair of which the scheme shows one."""
+    pictures = sorted((ROOT / "docs/assets").rglob("*.png"))
+    assert len(pictures) > 5
+    for path in pictures:
+        with Image.open(path) as picture:
+            transparent = picture.mode == "RGBA" and picture.getpixel((0, 0))[3] == 0  # type: ignore[index]
+        pair = {path.with_stem(re.sub("-(light|dark)$", f"-{scheme}", path.stem)) for scheme in ("light", "dark")}
+        assert transparent or (len(pair) == 2 and pair <= set(pictures)), path
 
 
 def test_links_of_the_readme_are_named_where_files_are_meant() -> None:

@@ -110,6 +110,7 @@ def test_blocks_say_who_runs_them(page: Path) -> None:
 
 def test_blocks_are_found() -> None:
     assert sum(len(runs(page)) for page in PAGES) > 20
+    assert {name_of(page) for page in PAGES} >= SLOW
     text = "a\n\n<!-- run by x -->\n```bash\ntrue\n```\n\n```python\n1\n```\n"
     found = [Block(*(group or "" for group in match.groups())) for match in BLOCK.finditer(text)]
     assert found == [Block("run by x", "bash", "true\n"), Block("", "python", "1\n")]
