@@ -125,9 +125,9 @@ def tests_of(mutant: Mutant, file: str, known: Recorder, seconds: float) -> tupl
     The last value: whether they run the line itself.
     """
     # What is in no function runs in the first test alone that imports the file.
-    first, last = mutant.function or (0, 0)
+    first, last = mutant.function or (-1, -1)
     nearer: list[Callable[[int], bool]] = [
-        lambda line: bool(last) and (mutant.lines[0] <= line <= mutant.lines[1] or line == mutant.statement),
+        lambda line: first > 0 and (mutant.lines[0] <= line <= mutant.lines[1] or line == mutant.statement),
         lambda line: first <= line <= last,
         lambda line: True,
     ]
