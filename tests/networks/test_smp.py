@@ -10,7 +10,7 @@ from torch import nn
 
 from relcons import DualEncoderUNet, GradientRouter, RelationLoss, split_unet
 from relcons.networks.smp import DECODERS
-from tests.models.networks import SMP, smp_net
+from tests.models.networks import SMP, SWIN, smp_net
 
 NARROW = {"encoder_depth": 3, "decoder_channels": (8, 8, 8)}
 ATTENTION = {"encoder_depth": 3, "decoder_channels": (16, 16, 16), "decoder_attention_type": "scse"}
@@ -224,6 +224,11 @@ def test_input_without_its_channel_axis() -> None:
     message = "x must be (B, C, *spatial) with 2 spatial axes, got (2, 32, 32)"
     with pytest.raises(ValueError, match=re.escape(message)):
         model(torch.rand(2, 32, 32))
+
+
+def test_a_transformer_built_for_one_size_is_tried_with_it() -> None:
+    parts = split_unet(smp_net("FPN", **{**SWIN, "img_size": 96}, **SMP["FPN"]))
+    assert next(parts.examples()).shape == (1, 1, 96, 96)
 
 
 def test_unet_takes_sizes_that_do_not_divide() -> None:
