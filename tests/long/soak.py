@@ -116,16 +116,18 @@ def not_equal(folder: Path, reference: Path) -> Iterator[str]:
     yield from (f"{name} differs" for name in both if content(found[name]) != content(wanted[name]))
 
 
-def soak(name: str, cycles: int, seed: int, root: Path) -> tuple[int, int, list[str]]:
-    """(kills, calls that were let through, faults) of a scene."""
+def soak(name: str, cycles: int, seed: int, root: Path) -> tuple[int, list[str]]:
+    """(kills, faults) of a scene; prints them, and the calls that were let through."""
     scene, chance = SCENES[name](root), random.Random(f"{name} {seed}")
     reference, folder = root / "whole", root / "killed"
     scene.begin(reference)
     started = time.monotonic()
     if call(scene, reference) != 0:
-        return 0, 0, [f"undisturbed: {(root / 'screen.txt').read_text()[-2000:]}"]
+        fault = f"undisturbed: {(root / 'screen.txt').read_text()[-2000:]}"
+        print(fault)
+        return 0, [fault]
     usual = time.monotonic() - started
-    kills, through, faults = 0, 0, []
+    kills, through, faults, told = 0, 0, [], 0
     while kills < cycles:
         scene.begin(folder)
         code, count = None, 0
@@ -141,8 +143,10 @@ def soak(name: str, cycles: int, seed: int, root: Path) -> tuple[int, int, list[
             faults.append(f"{name}, after kill {kills}: ended with {code}: {said}")
         faults += [f"{name}, after kill {kills}: {fault}" for fault in not_equal(folder, reference)]
         shutil.rmtree(folder)
+        print(*faults[told:], sep="\n", end="\n" * (len(faults) > told))
+        told = len(faults)
         print(f"{name}: {kills} kills, {through} let through, {len(faults)} faults", flush=True)
-    return kills, through, faults
+    return kills, faults
 
 
 def main() -> int:
@@ -157,11 +161,9 @@ def main() -> int:
         cycles = (arguments.cycles + place) // len(names)
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
-            kills, through, faults = soak(name, cycles, arguments.seed, Path(folder))
+            kills, faults = soak(name, cycles, arguments.seed, Path(folder))
         total += kills
         everything += faults
-        print(f"{name}: {kills} kills, {through} let through, {len(faults)} faults")
-    print("\n".join(everything))
     print(f"{total} kills, {len(everything)} faults, {time.monotonic() - started:.0f} s")
     return 1 if everything else 0
 

@@ -62,6 +62,18 @@ def test_decoder_does_not_hold_the_encoder() -> None:
     assert any(name.startswith("decoder.encoder") for name in net.state_dict())
 
 
+def test_fresh_encoders_have_fresh_norms() -> None:
+    """The networks' own initialiser draws convolutions alone."""
+    net = dna_net()
+    with torch.no_grad():
+        for parameter in net.encoder.parameters():
+            parameter.fill_(3.0)
+    fresh = dict(DualEncoderUNet(net, general="reset").general_encoder.named_parameters())
+    scales = [value for name, value in fresh.items() if name.endswith("norm.weight")]
+    assert scales
+    assert all(torch.equal(value, torch.ones_like(value)) for value in scales)
+
+
 @pytest.mark.parametrize("kind", [PlainConvUNet, ResidualEncoderUNet])
 def test_fresh_weights_follow_the_networks_own_initialiser(kind: type[nn.Module]) -> None:
     net = dna_net(kind, features=(16, 32, 48))
