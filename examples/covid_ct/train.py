@@ -11,7 +11,7 @@ from covidct.arguments import Arguments, Task, resolve
 from covidct.errors import exit_on_input_error
 from covidct.parallel import is_first_process
 from covidct.progress import stages_shown
-from covidct.results import finish, is_finished, show_result, wing_of
+from covidct.results import end, finish, is_finished, show_result, wing_of
 from covidct.run.ablations import caption
 from covidct.run.building import build_model, count_parameters, start_from
 from covidct.run.checkpoint import has_begun, load_checkpoint, load_run
@@ -40,6 +40,8 @@ def main() -> None:
     task = resolve(arguments)
     if arguments.resume and is_finished(task.run, task.config):
         console.print("This run is finished; nothing is left to do.")
+        if is_first_process():
+            end(task.run, task.config)
         unscored = show_result(task.run, task.config, console)
     else:
         try:

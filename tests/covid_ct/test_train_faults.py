@@ -292,6 +292,13 @@ def test_the_newest_run_is_resumed(
     assert done == ["covid_semiseg-unet-fold1-seed5-10"]
     train.main()
     assert "This run is finished; nothing is left to do." in capsys.readouterr().out
+    # As a call leaves it that was killed while it wrote its page.
+    ended = Path("runs/covid_semiseg-unet-fold1-seed5-10")
+    (ended / "report.html").unlink()
+    (ended / ".lock-owner.json").write_text("{}")
+    train.main()
+    assert (ended / "report.html").is_file()
+    assert not (ended / ".lock-owner.json").exists()
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments, "--steps", "1"])
     with monkeypatch.context() as patch:
         patch.setattr(train, "run", lambda task, *_: patch.setattr(train, "reached", task, raising=False))

@@ -11,7 +11,8 @@ from covidct.run.checkpoint import save_weights
 from covidct.run.config import Config
 from covidct.run.figures import draw_curves, draw_relations
 from covidct.run.folder import result_files
-from covidct.run.page import try_page
+from covidct.run.lock import OWNER, locked
+from covidct.run.page import PAGE, try_page
 from covidct.run.systems import system
 from covidct.slices import wing as slices
 from covidct.training.wing import RunData, Wing
@@ -49,6 +50,15 @@ def finish(run: Path, config: Config, model: nn.Module, data: RunData, console: 
     unscored = show_result(run, config, console)
     console.print(page, soft_wrap=True, highlight=False, markup=False)
     return unscored
+
+
+def end(run: Path, config: Config) -> None:
+    """What a call that was killed behind its last result has left undone: the page, and its name at the lock."""
+    if (run / PAGE).is_file() and not (run / OWNER).exists():
+        return
+    with locked(run):
+        if not (run / PAGE).is_file():
+            try_page(run, config)
 
 
 def show_result(run: Path, config: Config, console: Console) -> int:
