@@ -10,6 +10,7 @@ import pytest
 from covidct.errors import InputError, exit_on_input_error, print_error
 from covidct.files import (
     entries,
+    is_running,
     read_json,
     remove_leftovers,
     replacing,
@@ -281,3 +282,14 @@ def test_other_errors_of_writing_pass_through(tmp_path):
 def test_an_error_is_one_line_whatever_is_in_it(capsys):
     print_error("[bold]" + "long " * 60)
     assert capsys.readouterr().err == "error: [bold]" + "long " * 60 + "\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system has no /proc to tell")
+def test_a_process_that_has_ended_and_keeps_its_number_is_not_running():
+    child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    assert is_running(child.pid)
+    child.stdin.close()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays a zombie
+    assert not is_running(child.pid)
+    child.wait()
+    assert not is_running(child.pid)

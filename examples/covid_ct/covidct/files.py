@@ -141,7 +141,15 @@ def is_running(process: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    return not _has_ended(process)
+
+
+def _has_ended(process: int) -> bool:
+    """Whether a process that still has its number has ended: a zombie, whose parent has not asked how."""
+    with suppress(OSError):
+        # The state stands behind the name, which may hold brackets of its own.
+        return Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[:1] in ([b"Z"], [b"X"])
+    return False
 
 
 @contextmanager
