@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 import tyro
 from covidct.arguments import Arguments, Task, resolve
 from covidct.errors import exit_on_input_error
@@ -78,7 +79,11 @@ def run(task: Task, arguments: Arguments, console: Console) -> int:
         _introduce(task, wing.IMAGES, data, trainer, console)
         with disk_faults(folder):
             trainer.train(console, _board(folder, trainer) if arguments.tensorboard else None)
-            return finish(folder, config, trainer.result, data, console) if fabric.is_global_zero else 0
+            unscored = finish(folder, config, trainer.result, data, console) if fabric.is_global_zero else 0
+    # A process that ends and leaves its group as it is may be aborted.
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    return unscored
 
 
 def _trainer(fabric: Fabric, config: Config, run: Path, model: nn.Module, data: RunData) -> Trainer | StagedTraining:
