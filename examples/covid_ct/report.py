@@ -58,6 +58,8 @@ def main() -> None:
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
         console.width = FILE_WIDTH
+    if arguments.study is not None and arguments.table is not None:
+        raise InputError("--table and --study name two reports; leave one out")
     if arguments.study is not None:
         _report_study(arguments, arguments.study, console)
         return

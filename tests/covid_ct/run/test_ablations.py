@@ -34,6 +34,24 @@ def test_what_is_not_given_is_the_papers() -> None:
     assert asked == {"relation_reduction": "mean", "relation_levels": (-1, 2), "relation_power": 2.0}
 
 
+def test_a_draw_is_of_target_cases() -> None:
+    with pytest.raises(InputError, match="--target-draw says which draw of --target-cases"):
+        asked_choices(NOTHING | {"target_draw": 1}, of("unet"))
+    # Of a run that is gone on with, the config has them.
+    assert asked_choices(NOTHING | {"target_draw": 1}, of("unet", target_cases=4)) == {"target_draw": 1}
+    assert "draw 1" in caption(of("unet", target_cases=4, target_draw=1))
+    assert "draw" not in caption(of("unet", target_cases=4))
+
+
+def test_the_general_encoders_rate_is_said_where_it_acts() -> None:
+    slow = of("ours", general_rate=0.005)
+    assert "general encoder's rate x 0.005" in caption(slow)
+    assert departures(slow) == ""
+    assert "rate" not in caption(replace(slow, route="joint"))
+    with pytest.raises(InputError, match="--general-rate changes nothing under --route joint"):
+        asked_choices(NOTHING | {"general_rate": 0.1, "route": "joint"}, of("ours"))
+
+
 def test_which_slice_of_a_scan_is_said_where_slices_are_drawn() -> None:
     asked = asked_choices(NOTHING | {"source_policy": "max_area", "source_cases": 4}, of("ours"))
     assert caption(of("ours", **asked)).count("source slices 4, slice of each scan max_area") == 1

@@ -104,7 +104,13 @@ def test_of_some_systems_only_their_own_starts_are_trained(study: Study) -> None
         ("labels = [10, 0]", "labels = []", "labels"),
         ("question", "]", "is no TOML"),
         ("folds = [0, 3]", "folds = [0, 5]", "folds"),
-        ('method = "reconstruct"', 'method = "finetune"\nstart = "started"', "start from each other"),
+        (
+            'method = "reconstruct"',
+            'method = "unet"',
+            "started starts from hidden; methods that start .* pretrain",
+        ),
+        ('method = "finetune"', 'method = "u-net"', "system started starts from hidden; methods that start"),
+        ('start = "hidden"\n', "", "system started is of method finetune, which needs a start"),
     ],
 )
 def test_faults_of_the_file_are_named(before: str, after: str, message: str, tmp_path: Path) -> None:

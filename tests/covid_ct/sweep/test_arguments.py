@@ -4,12 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sweep
 import torch
+from covidct import arguments as training
 from covidct.errors import InputError
+from covidct.run.study import read_study
 from covidct.store.store import StoreSettings, begin_store
 from covidct.sweep import arguments as module
-from covidct.sweep.arguments import Arguments, make_plan
+from covidct.sweep.arguments import Arguments, make_plan, parsed
 from PIL import Image
+
+from tests.covid_ct.fabricated_runs import config
 
 
 @pytest.fixture
@@ -93,6 +98,30 @@ def test_tables_of_the_same_runs_share_a_folder():
     assert len(set(roots.values())) == 3
 
 
+def test_every_system_of_the_study_here_is_one_that_train_py_takes(made, tmp_path, write_covid):
+    data = write_covid(tmp_path / "semi", [str(number) for number in range(20)], unlabelled=["a_1", "a_2"])
+    (tmp_path / "lidc").mkdir()
+    study = Path(sweep.__file__).parent / "studies/borrowing.toml"
+    plan, _ = made(data=data, study=study, preset="demo", source=(tmp_path / "lidc",), folds=(0,), seeds=(3,))
+    systems = read_study(study).systems
+    assert {one.run.split("-labels")[0].removesuffix("-seed3") for one in plan.trainings} == set(systems)
+    assert len(plan.trainings) == 2 + 2 * (len(systems) - 2)
+    for one in plan.trainings:
+        # Those that start from a run as well, which the plan does not try before that is there.
+        words = [*one.arguments, *(("--init", str(start(tmp_path, one.start))) if one.start else ())]
+        config = training.resolve(parsed(words)).config
+        assert (config.optimizer, config.seed) == ("adamw", 3)
+
+
+def start(folder, name):
+    """A folder with the config of a run that others start from."""
+    run = folder / name
+    run.mkdir(exist_ok=True)
+    method = "reconstruct" if name.startswith("hidden") else "pretrain"
+    (run / "config.json").write_text(config(volumes=False, method=method).to_json())
+    return run
+
+
 def test_a_study_of_ones_own_pictures(made, tmp_path):
     data = tmp_path / "mine"
     for folder in ("images", "masks", "source"):
@@ -120,5 +149,7 @@ def test_a_study_takes_the_place_of_a_table(made, tmp_path, write_covid):
     assert Arguments(**asked).root == Path("runs/study-own")
     with pytest.raises(InputError, match="--table and --study name two things"):
         made("V", **asked)
+    with pytest.raises(InputError, match="--target-cases is for --table; give it in the options or labels of"):
+        made(**asked, target_cases=3)
     with pytest.raises(InputError, match="give --table III, IV, V or VI, or --study"):
         made(data=data)

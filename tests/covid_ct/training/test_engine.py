@@ -14,7 +14,7 @@ from covidct.ct.picture import load_slice
 from covidct.errors import InputError
 from covidct.progress import TrainingProgress, work_shown
 from covidct.results import finish
-from covidct.run.building import build_model, build_relation_loss
+from covidct.run.building import build_model, build_relation_loss, general_rate
 from covidct.run.checkpoint import cut_metrics, load_checkpoint, load_run, save_weights
 from covidct.run.config import Config
 from covidct.run.folder import result_files
@@ -171,8 +171,9 @@ def test_the_general_encoder_learns_at_its_own_rate(config: Config, trainer: Cal
         )
     torch.testing.assert_close(moves[1]["general"], 0.25 * moves[0]["general"], rtol=1e-2, atol=1e-7)
     torch.testing.assert_close(moves[1]["decoder"], moves[0]["decoder"], rtol=1e-4, atol=1e-7)
-    assert not trainer(replace(config, route="joint")).relates_alone
-    assert not trainer(replace(config, method="supervised-general")).relates_alone
+    assert general_rate(replace(config, general_rate=0.25)) == 0.25
+    assert general_rate(replace(config, general_rate=0.25, route="joint")) == 1
+    assert general_rate(replace(config, general_rate=0.25, method="supervised-general")) == 1
 
 
 def drawn() -> dict[str, dict[str, torch.Tensor]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from covidct.errors import InputError
-from covidct.run.building import dual_width, fused_levels
+from covidct.run.building import dual_width, fused_levels, general_rate
 from covidct.run.config import DEFAULTS, OPTIONS, Config
 from covidct.run.systems import SYSTEMS, System, system
 
@@ -80,8 +80,10 @@ def asked_choices(given: Mapping[str, Any], config: Config) -> dict[str, Any]:
                 f"{choice.option} changes nothing in method {config.method}; leave it out, or take --method {methods}"
             )
         asked[choice.field] = _width(value, config) if choice.field == "width" else value
-    if "target_draw" in asked and asked.get("target_cases") is None:
+    if "target_draw" in asked and asked.get("target_cases", config.target_cases) is None:
         raise InputError("--target-draw says which draw of --target-cases; give that too, or leave it out")
+    if "general_rate" in asked and asked.get("route", config.route) == "joint":
+        raise InputError("--general-rate changes nothing under --route joint, which trains both encoders alike")
     if (power := asked.get("relation_power", 1)) not in (1, 2):
         raise InputError(f"--ramp-power must be 1 (as printed) or 2 (Laine & Aila 2017), got {power:g}")
     if "source_policy" in asked and asked.get("source_cases", config.source_cases) is None:
@@ -97,8 +99,7 @@ def acting(config: Config) -> list[Choice]:
     return [
         choice
         for choice in CHOICES
-        if choice.acts(chosen)
-        and not (choice.field in UNSAID and getattr(config, choice.field) == DEFAULTS[choice.field])
+        if choice.acts(chosen) and not (choice.field in UNSAID and _acting(choice, config) == DEFAULTS[choice.field])
     ]
 
 
@@ -137,7 +138,8 @@ def in_words(value: Any) -> str:
 
 
 def _acting(choice: Choice, config: Config) -> Any:
-    return fused_levels(config) if choice.field == "fuse_levels" else getattr(config, choice.field)
+    made = {"fuse_levels": fused_levels, "general_rate": general_rate}.get(choice.field)
+    return getattr(config, choice.field) if made is None else made(config)
 
 
 def _comparable(choice: Choice, config: Config) -> Any:

@@ -64,6 +64,11 @@ def fused_levels(config: Config) -> tuple[int, ...]:
     return tuple(range(len(config.features_per_stage))) if system(config.method).fuse_all else (-1,)
 
 
+def general_rate(config: Config) -> float:
+    """The general encoder's learning rate as a part of the others'; of one that other losses train as well, 1."""
+    return config.general_rate if system(config.method).general and config.route == "paper" else 1.0
+
+
 @lru_cache(maxsize=64)
 def count_parameters(config: Config) -> int:
     """Parameters of the method's network, heads of deep supervision and a frozen general encoder among them."""

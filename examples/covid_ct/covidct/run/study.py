@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 from covidct.errors import InputError
 from covidct.files import parse_json
 from covidct.run.plan import Images, Plan, Settings, SourceSet, Training
-from covidct.run.systems import SYSTEMS, System, system
+from covidct.run.systems import STARTS, SYSTEMS, System, system
 from covidct.sets.splits import FOLDS
 
 ALL = 0
@@ -28,7 +28,7 @@ def _known(method: str) -> str:
 class Studied:
     """One system: a method of train.py and its further options.
 
-    start: the system whose run it starts from, of the same seed (and fold and labels, where those matter).
+    start: the system, of a method that others start from, whose run of the same seed it starts from.
     sources: names of the source sets that it takes; None: all that are given.
     against: systems that it is compared with.
     """
@@ -76,14 +76,23 @@ def read_study(path: Path) -> Study:
         raise InputError(f"--study {path} is no TOML ({error}); correct it") from None
     study = parse_json(json.dumps(content, default=str), Study, str(path), "correct it")
     for name, one in study.systems.items():
-        for other in filter(None, (one.start, *one.against)):
-            if other not in study.systems:
-                raise InputError(f"{path}: system {name} names {other}, which is no system of the study; correct it")
-        if one.start and study.systems[one.start].start == name:
-            raise InputError(f"{path}: systems {name} and {one.start} start from each other; correct it")
-        if any(study.systems[other].kind.tested is False for other in one.against):
-            raise InputError(f"{path}: system {name} is compared with one that is not scored; correct it")
+        if fault := _fault(study, one):
+            raise InputError(f"{path}: system {name} {fault}; correct it")
     return study
+
+
+def _fault(study: Study, one: Studied) -> str:
+    """What is wrong with a system beside the others."""
+    for other in filter(None, (one.start, *one.against)):
+        if other not in study.systems:
+            return f"names {other}, which is no system of the study"
+    if one.start and (study.systems[one.start].method not in STARTS or one.kind.start == "nothing"):
+        return f"starts from {one.start}; methods that start from a run do so from one of {' or '.join(STARTS)}"
+    if not one.start and one.kind.needs_start:
+        return f"is of method {one.method}, which needs a start: a system of method {' or '.join(STARTS)}"
+    if any(not study.systems[other].kind.tested for other in one.against):
+        return "is compared with one that is not scored"
+    return ""
 
 
 def study_plan(study: Study, images: Images, settings: Settings) -> Plan:

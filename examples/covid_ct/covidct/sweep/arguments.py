@@ -21,8 +21,10 @@ from covidct.sets.own_places import own_places
 from covidct.store.phantoms import make_phantom_volumes, phantom_stores
 from covidct.store.store import open_store
 
-# Tables III and IV share runs.
 OWN_SETS = (OWN, OWN_VOLUMES)
+# What a table draws, and how long its loops are; the systems of a study say so themselves.
+OF_TABLES = ("source_cases", "source_policy", "target_cases", "pseudo_groups", "pseudo_epochs")
+# Tables III and IV share runs.
 FOLDERS = {"III": "tables-III-IV", "IV": "tables-III-IV", "V": "table-V", "VI": "table-VI"}
 
 
@@ -147,6 +149,9 @@ def _check(arguments: Arguments) -> None:
         _table(arguments)
     elif arguments.table is not None:
         raise InputError("--table and --study name two things to train; leave one out")
+    elif given := [name for name in OF_TABLES if getattr(arguments, name) is not None]:
+        option = f"--{given[0].replace('_', '-')}"
+        raise InputError(f"{option} is for --table; give it in the options or labels of {arguments.study}")
     if arguments.at_once is not None and arguments.at_once < 1:
         raise InputError(f"--at-once must be 1 or more, got {arguments.at_once}")
     if not arguments.seeds:

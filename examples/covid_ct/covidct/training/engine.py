@@ -17,7 +17,7 @@ from covidct.errors import InputError
 from covidct.files import remove_leftovers
 from covidct.networks.inf_net_training import scaled, training_sizes
 from covidct.progress import TrainingProgress
-from covidct.run.building import build_relation_loss, clip_sets, trained_groups, two_encoders
+from covidct.run.building import build_relation_loss, clip_sets, general_rate, trained_groups, two_encoders
 from covidct.run.checkpoint import (
     CHECKPOINT,
     METRICS,
@@ -79,8 +79,7 @@ class Trainer:
         self.system = system(config.method)
         self.layout = memory_layout(config.axes, fabric.device)
         model.to(memory_format=self.layout)
-        # Of a general encoder that other losses reach as well, they set the pace.
-        self.relates_alone = self.system.general and config.route == "paper"
+        self.rates = {"general": general_rate(config)}
         self.groups = trained_groups(model)
         self.clip_sets = clip_sets(model, self.groups)
         self.objective = objective(config)
@@ -130,7 +129,7 @@ class Trainer:
         """One optimiser step on the batches of its streams; what it returns becomes numbers only where it is logged."""
         rate = learning_rate(self.config, self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * (self.config.general_rate if self.relates_alone and group["name"] == "general" else 1)
+            group["lr"] = rate * self.rates.get(group["name"], 1.0)
         if self.draws:
             torch.manual_seed(crc32(f"{self.config.seed} {self.fabric.global_rank} {self.step}".encode()))
         self.optimizer.zero_grad()
