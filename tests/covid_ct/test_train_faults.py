@@ -17,6 +17,7 @@ import torch
 import train
 from covidct.errors import exit_on_input_error
 from covidct.run.config import Config
+from covidct.run.lock import locked
 from covidct.slices import wing
 from PIL import Image
 
@@ -295,6 +296,9 @@ def test_the_newest_run_is_resumed(
     # As a call leaves it that was killed while it wrote its page.
     ended = Path("runs/covid_semiseg-unet-fold1-seed5-10")
     (ended / "report.html").unlink()
+    with locked(ended):
+        train.main()
+        assert not (ended / "report.html").exists()
     (ended / ".lock-owner.json").write_text("{}")
     train.main()
     assert (ended / "report.html").is_file()

@@ -1,5 +1,6 @@
 """Which wing a run belongs to, asked here alone; and what follows training: weights, scores, pictures, a table."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,13 @@ def finish(run: Path, config: Config, model: nn.Module, data: RunData, console: 
 
 
 def end(run: Path, config: Config) -> None:
-    """What a call that was killed behind its last result has left undone: the page, and its name at the lock."""
+    """What a call that was killed behind its last result has left undone: the page, and its name at the lock.
+
+    Where another process holds the lock, or the folder cannot be written, all stays as it is.
+    """
     if (run / PAGE).is_file() and not (run / OWNER).exists():
         return
-    with locked(run):
+    with suppress(InputError), locked(run):
         if not (run / PAGE).is_file():
             try_page(run, config)
 
